@@ -1,0 +1,229 @@
+/*
+ * velo_catalog.h
+ *		The door of catalog/: streams, queries, checkpoints and dead letters as rows.
+ *
+ * The only code that knows velo's tables.  (Not catalog.h: PostgreSQL has a header of that name.)
+ * All functions need a transaction; what they return is palloc'd in the current memory context.
+ */
+#ifndef VELO_CATALOG_H
+#define VELO_CATALOG_H
+
+#include "velo.h"
+
+#include "access/tupdesc.h"
+#include "nodes/pg_list.h"
+#include "utils/jsonb.h"
+#include "utils/timestamp.h"
+
+/* ------------------------------------------------------------------ streams */
+
+typedef enum MetadataKind
+{
+	META_NONE, /* an ordinary column, decoded from the value */
+	META_TOPIC,
+	META_PARTITION,
+	META_OFFSET,
+	META_TIMESTAMP,
+	META_KEY,
+	META_HEADERS,
+	META_VALUE
+} MetadataKind;
+
+typedef struct StreamColumn
+{
+	MetadataKind metadata;
+	char **path; /* path in the value, npath names; the column's own name by default */
+	int npath;
+	int64 unit; /* of a JSON number read as timestamptz: how many make a second (default 1000) */
+} StreamColumn;
+
+typedef enum StreamFormat
+{
+	FORMAT_JSON,
+	FORMAT_RAW
+} StreamFormat;
+
+/* All there is to know about a stream, read from its foreign table, server and options. */
+typedef struct StreamInfo
+{
+	Oid relid;
+	Oid serverid;
+	char *name;            /* as regclass prints it */
+	TupleDesc tupdesc;     /* a copy */
+	StreamColumn *columns; /* [tupdesc->natts] */
+	char *topic;
+	char *brokers;    /* NULL: the server names none and neither does the stream */
+	bool brokers_own; /* named by the stream itself: then no user mapping is used */
+	StreamFormat format;
+	AttrNumber event_time; /* 0: none */
+	int64 watermark;       /* microseconds of disorder */
+	bool has_watermark;    /* given, or defaulted to 0 */
+	int nkeys;
+	AttrNumber *keys;         /* columns that decide a record's partition */
+	int64 idle_timeout;       /* ms; -1: not given */
+	int64 max_future;         /* microseconds; -1: none */
+	int64 partitions_refresh; /* ms */
+	bool skip_errors;         /* on_error of ad-hoc scans */
+	List *
+		properties; /* of DefElem: librdkafka's properties of server and user mapping (of the current
+								 * user; none of the mapping's when brokers_own) */
+} StreamInfo;
+
+/* true if the relation is a foreign table of the velo wrapper; false for anything else, also a missing one */
+extern bool stream_is(Oid relid);
+/* ereport(ERROR) if it is none.  Checks options again, for they may come from a dump of another version. */
+extern StreamInfo *stream_get(Oid relid);
+
+/* ------------------------------------------------------------------ queries */
+
+typedef enum OnError
+{
+	ON_ERROR_FAIL,
+	ON_ERROR_SKIP,
+	ON_ERROR_DEAD_LETTER
+} OnError;
+
+typedef enum EmitMode
+{
+	EMIT_CHANGES,
+	EMIT_FINAL
+} EmitMode;
+
+/* What a query's options say, with the settings filled in where they are silent. */
+typedef struct QueryOptions
+{
+	int batch_size;      /* records */
+	int commit_interval; /* ms */
+	int64 grace;         /* microseconds */
+	int64 idle_timeout;  /* ms; -1: look at the stream, then at the setting */
+	int pipeline_memory; /* kB */
+	bool gap_continue;   /* on_gap */
+	char *group_id;
+} QueryOptions;
+
+/* The state that its owner or an error put it in; what it is doing beyond that is in shared memory. */
+typedef enum QueryState
+{
+	QUERY_ACTIVE, /* should be running */
+	QUERY_PAUSED,
+	QUERY_FAILED,
+	QUERY_FINISHED
+} QueryState;
+
+typedef struct QueryInfo
+{
+	Oid id;          /* OID of the view in VELO_QUERY_SCHEMA */
+	Oid owner;       /* the view's owner */
+	char *name;      /* as regclass prints a relation */
+	char *text;      /* as typed; for display only */
+	Oid target;      /* the table it writes */
+	bool own_target; /* velo made it */
+	EmitMode emit;
+	bool
+		windowed; /* dialect or native window, or FINAL over date_bin/date_trunc: lateness applies */
+	bool stop_at_end;
+	int npipelines; /* 0: not known yet (no contact with the broker so far) */
+	bool merged;    /* groups are shared by the pipelines (DESIGN 6) */
+	OnError on_error;
+	bool keep_late; /* on_late => 'dead_letter' */
+	QueryOptions options;
+	QueryState state;
+	char *start;    /* as given */
+	List *settings; /* of DefElem: pinned configuration parameters */
+	int generation; /* counts restarts and alterations; a pipeline that sees another one ends */
+} QueryInfo;
+
+/* What is committed about one partition of one stream of a query. */
+typedef struct PartitionInfo
+{
+	Oid stream;
+	int32 partition;
+	int32 pipeline;
+	int64 next_offset;     /* the next to read */
+	int64 stop_offset;     /* -1: none */
+	int64 end_offset;      /* as last seen; for lag */
+	TimestampTz watermark; /* DT_NOBEGIN: none yet */
+	bool idle;
+} PartitionInfo;
+
+/* Committed figures of one pipeline, since the query was created or restarted. */
+typedef struct PipelineCounters
+{
+	int64 records_in;
+	int64 rows_out;
+	int64 late;
+	int64 tombstones;
+	int64 dead_letters;
+	int64 skipped;
+	int64 batches;
+} PipelineCounters;
+
+/* NULL if there is no such query (any more). */
+extern QueryInfo *query_get(Oid id);
+/* By any spelling that PostgreSQL would resolve; ereport(ERROR) if missing_ok is false. */
+extern Oid query_lookup(const char *name, bool missing_ok);
+/* OIDs of all queries of the database. */
+extern List *query_list(void);
+
+extern List *query_partitions(Oid id); /* of PartitionInfo, all pipelines */
+extern void query_save_partition(Oid id, const PartitionInfo *partition); /* insert or update */
+
+extern void query_read_counters(Oid id, int pipeline, PipelineCounters *counters);
+extern void query_save_counters(Oid id, int pipeline, const PipelineCounters *counters);
+
+extern void query_set_state(Oid id, QueryState state);
+/* error: NULL clears it.  retry_at DT_NOEND: no retry. */
+extern void query_set_error(Oid id, ErrorData *error, TimestampTz retry_at);
+extern void query_set_pipelines(Oid id, int npipelines);
+extern void query_set_merged(Oid id);
+
+/* ------------------------------------------------------------------ state chunks (state/ knows their content) */
+
+typedef void (*StateChunkReader)(int64 seq, const char *data, Size len, void *arg);
+
+extern void state_chunk_append(Oid query, int pipeline, int64 seq, const char *data, Size len);
+extern void state_chunk_delete(Oid query, int pipeline, const int64 *seqs, int nseqs);
+/* Calls "reader" for every chunk in order of seq. */
+extern void state_chunk_scan(Oid query, int pipeline, StateChunkReader reader, void *arg);
+extern bytea *state_chunk_read(Oid query, int pipeline, int64 seq);
+
+/* Groups kept one by one: cold ones, and all of a merged query.  "key" is state/'s encoding of window and group. */
+typedef struct StoredGroup
+{
+	bytea *key;
+	bytea *state; /* NULL on save: delete */
+} StoredGroup;
+
+/* States of those of the keys that are stored, in no particular order. */
+extern List *stored_groups_fetch(Oid query, bytea **keys, int nkeys); /* of StoredGroup */
+extern void stored_groups_save(Oid query, const StoredGroup *groups, int ngroups);
+/* Calls "reader" for all groups with key in [from, to) in key order; a NULL bound is open */
+typedef void (*StoredGroupReader)(const StoredGroup *group, void *arg);
+extern void stored_groups_scan(Oid query, bytea *from, bytea *to, StoredGroupReader reader,
+							   void *arg);
+extern void stored_groups_delete_range(Oid query, bytea *from, bytea *to);
+
+/* ------------------------------------------------------------------ dead letters */
+
+typedef struct DeadLetter
+{
+	const char *kind; /* decode, evaluate, apply, sink, late */
+	Oid stream;       /* InvalidOid: belongs to a group, see detail */
+	int32 partition;
+	int64 offset;
+	TimestampTz timestamp; /* DT_NOBEGIN: none */
+	const char *key;       /* NULL: none */
+	Size key_len;
+	const char *value; /* NULL: none */
+	Size value_len;
+	Jsonb *headers; /* or NULL */
+	int sqlerrcode; /* 0: none (late) */
+	const char *message;
+	const char *detail; /* or NULL; the group as text where it belongs to one */
+} DeadLetter;
+
+extern void dead_letter_add(const QueryInfo *query, const DeadLetter *letters, int nletters);
+/* Take back the letter of a group whose row succeeds now. */
+extern void dead_letter_remove_group(Oid query, const char *detail);
+
+#endif /* VELO_CATALOG_H */

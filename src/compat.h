@@ -1,0 +1,18 @@
+/*
+ * compat.h
+ *		The only place that knows one PostgreSQL major version from another.
+ *
+ * velo supports 15 to 17.  Each shim names the change it bridges.  No macro here hides a name of
+ * PostgreSQL's own.
+ */
+#ifndef VELO_COMPAT_H
+#define VELO_COMPAT_H
+
+#if PG_VERSION_NUM < 150000 || PG_VERSION_NUM >= 180000
+#error "velo supports PostgreSQL 15, 16 and 17"
+#endif
+
+#define PG16_GE (PG_VERSION_NUM >= 160000)
+#define PG17_GE (PG_VERSION_NUM >= 170000)
+
+#endif /* VELO_COMPAT_H */

@@ -1,0 +1,122 @@
+/*
+ * exec.h
+ *		The door of exec/: running the two plans of a continuous query, and the scan of a stream.
+ *
+ * A continuous query is cut in two at its aggregation.  The input plan (scan, WHERE, look-ups, group keys, arguments)
+ * is an ordinary plan that is run over each batch of records and yields InputRows; state/ folds them into groups; the
+ * output plan (HAVING, SELECT list) is an ordinary plan that is run over the groups to be emitted.  Both plans are
+ * PostgreSQL's, so whatever PostgreSQL can evaluate works.  A query without aggregation has only the first.
+ */
+#ifndef VELO_EXEC_H
+#define VELO_EXEC_H
+
+#include "velo.h"
+
+#include "catalog/velo_catalog.h"
+#include "foreign/fdwapi.h"
+#include "format/format.h"
+#include "nodes/plannodes.h"
+#include "state/state.h"
+#include "utils/tuplestore.h"
+
+/* ------------------------------------------------------------------ the scan of a stream */
+
+/*
+ * fdw_private of a stream's ForeignScan: a list of
+ *	  0  integer list of wanted attribute numbers
+ *	  1  Boolean: continuous
+ *	  2  list of bounds for an ad-hoc scan (exec/stream_scan.c knows its form), NIL: none
+ */
+#define SCAN_PRIVATE_ATTRS 0
+#define SCAN_PRIVATE_CONTINUOUS 1
+#define SCAN_PRIVATE_BOUNDS 2
+
+/* Fill in the executor half of the wrapper's routine: scan, explain, insert. */
+extern void stream_scan_methods(FdwRoutine *routine);
+extern void stream_insert_methods(FdwRoutine *routine);
+
+/*
+ * What the scans of a continuous plan read: for each stream of the query the records [from, to) of its batch.  A row's
+ * ctid tells its record: block number = record index, offset number = stream index + 1.
+ */
+typedef struct BatchSet
+{
+	int nstreams;
+	Oid *relids;
+	RecordBatch **batches;
+	int *from;
+	int *to;
+	int current_stream; /* out: where a scan stood, for the search after a failure; -1: nowhere */
+	int current_record;
+} BatchSet;
+
+/* ------------------------------------------------------------------ the input plan */
+
+typedef struct InputPlan InputPlan;
+
+/*
+ * Prepare to run "plan" over batches.  "record_column" is the (1-based) column of its target list that carries the
+ * record's ctid.
+ */
+extern InputPlan *input_plan_create(PlannedStmt *plan, int record_column, bool windowed);
+extern TupleDesc input_plan_desc(InputPlan *plan);
+
+/*
+ * Run the plan over "set", appending to "rows" (values copied where they would not live as long as rows->context).
+ * Throws what an expression throws; then the rows appended so far are still there and belong to records before the
+ * one at set->current_*, if input_plan_in_order().
+ */
+extern void input_plan_run(InputPlan *plan, BatchSet *set, InputRows *rows);
+extern bool input_plan_in_order(InputPlan *plan);
+
+/* ------------------------------------------------------------------ emission */
+
+typedef struct Emitter Emitter;
+
+/* What the emitter makes of one group. */
+typedef struct EmittedRow
+{
+	Group *group;
+	bool has_row;  /* false: HAVING is not satisfied (or an error, see below) */
+	Datum *values; /* of the result's columns */
+	bool *nulls;
+	ErrorData *error; /* evaluation failed for this group */
+} EmittedRow;
+
+typedef struct GroupedPlan
+{
+	GroupingSpec *grouping;
+
+	/*
+	 * Plan of the output, over the ephemeral named relation OUTPUT_RELATION: columns group_number int4, the group
+	 * keys, window_start and window_end (timestamptz, always there), the aggregates.  Its target list: the result's
+	 * columns, then group_number.
+	 */
+	PlannedStmt *output;
+	TupleDesc output_relation;
+
+	/*
+	 * Plan of the collected aggregates, NULL if there are none; over COLLECTED_RELATION: group_number int4 and the
+	 * collected columns.  Its target list: group_number, then the collected aggregates in order.
+	 */
+	PlannedStmt *collected;
+	TupleDesc collected_relation;
+	TupleDesc result; /* the result's columns */
+} GroupedPlan;
+
+#define OUTPUT_RELATION "velo_groups"
+#define COLLECTED_RELATION "velo_collected"
+
+extern Emitter *emitter_create(GroupedPlan *plan);
+
+/*
+ * The rows of "groups", one EmittedRow each in the same order, in the current memory context.  An error that an
+ * expression throws for a group is put into its row; the others are not harmed.
+ */
+extern EmittedRow *emitter_run(Emitter *emitter, GroupTable *table, StateGroup **groups,
+							   int ngroups);
+
+/* Lock every relation of a plan as the executor expects; false if one is gone. */
+extern bool plan_lock_relations(PlannedStmt *plan);
+
+#endif /* VELO_EXEC_H */

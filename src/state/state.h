@@ -1,0 +1,197 @@
+/*
+ * state.h
+ *		The door of state/: windows, groups and their transition states, and how they survive.
+ *
+ * A GroupTable holds the groups of one pipeline: per window a memory context and a hash table of groups in it, so
+ * that closing a window is freeing it.  Transition states are as PostgreSQL's own aggregates define them.
+ *
+ * Nothing here is undone: rows are evaluated before (exec/), so applying them can hardly fail; where it does, the
+ * caller aborts the transaction, destroys the table and loads it again from the last checkpoint.
+ */
+#ifndef VELO_STATE_H
+#define VELO_STATE_H
+
+#include "velo.h"
+
+#include "access/tupdesc.h"
+#include "dialect/dialect.h"
+#include "nodes/primnodes.h"
+#include "utils/timestamp.h"
+
+/* ------------------------------------------------------------------ windows */
+
+/*
+ * How event time is cut into windows.  A window is [start, end), named by its start.  WINDOW_TUMBLING with
+ * slide = size, WINDOW_HOPPING with any slide <= size or not.  With a zone, sizes are days of that zone's wall clock.
+ */
+typedef struct WindowSpec
+{
+	WindowKind kind;    /* WINDOW_NONE: one window without bounds */
+	int64 size;         /* microseconds */
+	int64 slide;        /* microseconds */
+	TimestampTz origin; /* default: the Unix epoch */
+	char *zone;         /* NULL: none (UTC, fixed length) */
+	char *trunc; /* field of a date_trunc that serves as window (hour, day, week); NULL: none */
+	int64 grace; /* microseconds */
+} WindowSpec;
+
+/* the one window of an unwindowed query */
+#define WINDOW_ALL ((TimestampTz) 0)
+
+/*
+ * Starts of the windows that "time" falls into, ascending, into starts[]; returns their number, at most
+ * window_max(spec).  Negative times floor, as in date_bin.  Windows that would leave timestamptz's range are left out.
+ */
+extern int window_assign(const WindowSpec *spec, TimestampTz time, TimestampTz *starts);
+extern int window_max(const WindowSpec *spec);
+extern TimestampTz window_end(const WindowSpec *spec, TimestampTz start);
+
+/* ------------------------------------------------------------------ grouping */
+
+typedef struct KeySpec
+{
+	int column; /* of the input rows */
+	Oid type;
+	Oid collation;
+	Oid eqop; /* grouping equality */
+} KeySpec;
+
+typedef struct AggSpec
+{
+	Aggref
+		*aggref; /* as analysed, for its function, types and collation; arguments come as columns */
+	int nargs;
+	int *args;  /* input columns of the transition function's arguments */
+	int filter; /* input column of FILTER, -1: none */
+
+	/*
+	 * True: the aggregate can't be kept as a transition state that checkpoints (DISTINCT, ORDER BY, WITHIN GROUP, no
+	 * combine function, an internal state without serialisation, a final function that spoils its state): its input
+	 * rows are kept instead.  Set by aggregate_is_collected().
+	 */
+	bool collected;
+} AggSpec;
+
+typedef struct GroupingSpec
+{
+	WindowSpec window;
+	int nkeys;
+	KeySpec *keys;
+	int naggs;
+	AggSpec *aggs;
+
+	/* columns of the input rows that collected aggregates need, in the order in which they are kept */
+	int ncollected;
+	int *collected;
+	TupleDesc input; /* all input columns */
+} GroupingSpec;
+
+extern bool aggregate_is_collected(const Aggref *aggref);
+
+/*
+ * Evaluated rows on their way into the groups, column by column.  Values by reference live at least until the
+ * transaction's batch is applied.
+ */
+typedef struct InputRows
+{
+	MemoryContext context;
+	TupleDesc desc;
+	int nrows;
+	int capacity;
+	Datum **values; /* [desc->natts][capacity] */
+	bool **nulls;
+	int *record;       /* [capacity] record index in its batch */
+	int *stream;       /* [capacity] index of the stream in the query */
+	TimestampTz *time; /* [capacity] event time; set only for windowed queries */
+	TimestampTz
+		*watermark; /* [capacity] the record's partition's watermark before it; DT_NOBEGIN: none */
+	bool *late;     /* [capacity] out: entered no window */
+} InputRows;
+
+extern InputRows *input_rows_create(MemoryContext parent, TupleDesc desc);
+extern void input_rows_reset(InputRows *rows);
+extern void input_rows_reserve(InputRows *rows, int capacity);
+
+/* ------------------------------------------------------------------ the group table */
+
+typedef struct GroupTable GroupTable;
+
+/* One group.  Opaque but for what emission needs. */
+typedef struct StateGroup
+{
+	TimestampTz window; /* start; WINDOW_ALL */
+	Datum *keys;        /* [nkeys] */
+	bool *key_nulls;
+	bool out;    /* a row of it stands in the sink; set by the emitter, kept by checkpoints */
+	bool failed; /* a dead letter stands for it; likewise */
+	/* private to state/ */
+	uint64 hash;
+	uint8 flags;
+} StateGroup;
+
+/*
+ * A table for one pipeline of a query, empty.  "shared": the groups are those of a merged query, all kept in the
+ * stored groups of catalog/: the caller holds the query's lock from apply to commit, groups touched are fetched first
+ * and forgotten after the commit.  Lives in a child of the current memory context.
+ */
+extern GroupTable *group_table_create(const GroupingSpec *spec, Oid query, int pipeline,
+									  int memory_kb, bool shared);
+extern void group_table_destroy(GroupTable *table);
+
+/* Read the last checkpoint.  Groups of windows closed by "closed" (windows with end + grace <= closed) are skipped. */
+extern void group_table_load(GroupTable *table, TimestampTz closed);
+
+/*
+ * Apply rows in order.  Sets rows->late[].  A row is late when none of its windows has end + grace > its watermark, or
+ * all of those that have are closed already by "closed", the query's watermark as last acted on.
+ */
+extern void group_table_apply(GroupTable *table, InputRows *rows, TimestampTz closed);
+
+/* The one group of a global aggregate (no keys, no window), made if it isn't there. */
+extern StateGroup *group_table_global(GroupTable *table);
+
+/*
+ * Groups touched since the last call, once each.  The array is the table's and valid until the next apply.
+ */
+extern StateGroup **group_table_take_changed(GroupTable *table, int *ngroups);
+
+/*
+ * Groups of windows with end + grace <= watermark, window by window in order of start; they stay until
+ * group_table_drop_closed().  "max" bounds how many at once; call again after dropping.  Returns false when there is
+ * nothing (more) to close.
+ */
+extern bool group_table_take_closed(GroupTable *table, TimestampTz watermark, int max,
+									StateGroup ***groups, int *ngroups);
+extern void group_table_drop_closed(GroupTable *table);
+
+/* The least time at which a window of the table closes; DT_NOEND if none is open. */
+extern TimestampTz group_table_next_close(GroupTable *table);
+
+/* Value of aggregate "agg" (not a collected one) in a group; allocated in the current memory context. */
+extern Datum group_final(GroupTable *table, StateGroup *group, int agg, bool *isnull);
+
+/* The kept input rows of a group, in order: calls "reader" with the values of spec->collected columns. */
+typedef void (*CollectedReader)(const Datum *values, const bool *nulls, void *arg);
+extern void group_collected(GroupTable *table, StateGroup *group, CollectedReader reader,
+							void *arg);
+
+/* Mark that "out" or "failed" of a group was changed by the emitter, so that the checkpoint keeps it. */
+extern void group_touch(GroupTable *table, StateGroup *group);
+
+/*
+ * Make the table durable in the running transaction: append what changed since the last checkpoint, compact some of
+ * what is old, move cold groups out when memory is short.  Call once, just before the commit.
+ */
+extern void group_table_checkpoint(GroupTable *table);
+
+typedef struct GroupTableStats
+{
+	int64 groups; /* open, in memory and stored */
+	int64 open_windows;
+	int64 state_bytes; /* of the last checkpoint, live */
+	int64 memory_bytes;
+} GroupTableStats;
+
+extern void group_table_stats(GroupTable *table, GroupTableStats *stats);
+
+#endif /* VELO_STATE_H */
