@@ -15,4 +15,18 @@
 #define PG16_GE (PG_VERSION_NUM >= 160000)
 #define PG17_GE (PG_VERSION_NUM >= 170000)
 
+#include "storage/latch.h"
+
+/* PostgreSQL 17 ties wait event sets to resource owners rather than memory contexts; NULL: lives until freed */
+static inline WaitEventSet *
+compat_create_wait_event_set(MemoryContext context, int nevents)
+{
+#if PG17_GE
+	(void) context;
+	return CreateWaitEventSet(NULL, nevents);
+#else
+	return CreateWaitEventSet(context, nevents);
+#endif
+}
+
 #endif /* VELO_COMPAT_H */

@@ -156,6 +156,8 @@ typedef struct PipelineCounters
 	int64 dead_letters;
 	int64 skipped;
 	int64 batches;
+	TimestampTz
+		closed; /* the query's watermark that its windows were last closed by; DT_NOBEGIN: none */
 } PipelineCounters;
 
 /* NULL if there is no such query (any more). */
@@ -176,6 +178,12 @@ extern void query_set_state(Oid id, QueryState state);
 extern void query_set_error(Oid id, ErrorData *error, TimestampTz retry_at);
 extern void query_set_pipelines(Oid id, int npipelines);
 extern void query_set_merged(Oid id);
+
+/*
+ * Look at the partitions of a stream of the query and take in those that are new, from their first record on; bumps the
+ * query's generation if there are any.  Runs its own transactions; waits for the broker.  Returns true if there are.
+ */
+extern bool query_add_partitions(Oid id, const StreamInfo *stream);
 
 /* ------------------------------------------------------------------ state chunks (state/ knows their content) */
 

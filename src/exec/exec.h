@@ -44,11 +44,15 @@ typedef struct BatchSet
 	int nstreams;
 	Oid *relids;
 	RecordBatch **batches;
+	AttrNumber *event_time; /* of the streams; 0: none */
 	int *from;
 	int *to;
 	int current_stream; /* out: where a scan stood, for the search after a failure; -1: nowhere */
 	int current_record;
 } BatchSet;
+
+/* What continuous scans started from now on read; NULL: nothing.  "set" must live as long as they run. */
+extern void stream_scan_set_batches(BatchSet *set);
 
 /* ------------------------------------------------------------------ the input plan */
 
@@ -102,7 +106,15 @@ typedef struct GroupedPlan
 	PlannedStmt *collected;
 	TupleDesc collected_relation;
 	TupleDesc result; /* the result's columns */
+
+	/* what the result's unique key is made of: columns of the result, and where their values come from */
+	int nresult_keys;
+	int *result_keys;        /* 0-based columns of "result" */
+	int *result_key_sources; /* index of a group key, or one of the two below */
 } GroupedPlan;
+
+#define KEY_IS_WINDOW_START (-1)
+#define KEY_IS_WINDOW_END (-2)
 
 #define OUTPUT_RELATION "velo_groups"
 #define COLLECTED_RELATION "velo_collected"
@@ -118,5 +130,11 @@ extern EmittedRow *emitter_run(Emitter *emitter, GroupTable *table, StateGroup *
 
 /* Lock every relation of a plan as the executor expects; false if one is gone. */
 extern bool plan_lock_relations(PlannedStmt *plan);
+
+/*
+ * True for errors that a record or row causes (it is set aside); false for those that come from outside and would hit
+ * the next one as well (a missing table, a full disk: the pipeline waits and tries again).
+ */
+extern bool error_is_of_record(int sqlerrcode);
 
 #endif /* VELO_EXEC_H */

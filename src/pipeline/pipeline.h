@@ -16,14 +16,28 @@
 #include "storage/latch.h"
 #include "storage/lwlock.h"
 
-#define METRIC_STAGES 6 /* batch records, poll, decode, eval, write, commit */
+typedef enum MetricStage
+{
+	METRIC_BATCH_RECORDS,
+	METRIC_POLL, /* this and the following in microseconds */
+	METRIC_DECODE,
+	METRIC_EVAL,
+	METRIC_WRITE,
+	METRIC_COMMIT,
+	METRIC_STAGES
+} MetricStage;
 
-/* Sliding histogram of a stage, in logarithmic buckets: for p50, p95 and p99. */
+/* Fading histogram of a stage, in logarithmic buckets: for p50, p95 and p99. */
 #define METRIC_BUCKETS 64
+#define METRIC_FADE 10000 /* a bucket's count at which all are halved */
 typedef struct Histogram
 {
 	pg_atomic_uint32 buckets[METRIC_BUCKETS];
 } Histogram;
+
+extern void histogram_add(Histogram *histogram, uint64 value);
+/* The value that "fraction" of all do not exceed; 0 if there is none. */
+extern double histogram_percentile(Histogram *histogram, double fraction);
 
 typedef enum PipelineState
 {

@@ -71,6 +71,14 @@ extern void source_release(Source *source);
 /* A file descriptor that becomes readable when there is something to poll; reset by source_poll() */
 extern int source_wakeup_fd(Source *source);
 
+/* true if everything that the broker is known to have of this partition was handed out */
+static inline bool
+source_caught_up(const SourcePartition *partition)
+{
+	return partition->at_end || (partition->end >= 0 && partition->position >= partition->end);
+}
+
+/* The array is the source's; npartitions may be NULL. */
 extern SourcePartition *source_partitions(Source *source, int *npartitions);
 extern SourceTrouble source_trouble(Source *source, const char **message);
 extern void source_stats(Source *source, SourceStats *stats);

@@ -1,0 +1,137 @@
+/*
+ * metrics.c
+ *		A pipeline's figures in shared memory, and the histograms behind its percentiles.
+ *
+ * Only the worker writes its slot's figures, so plain stores suffice; readers take each 64-bit value as it is.
+ */
+#include "pipeline/worker.h"
+
+#include <math.h>
+
+#include "port/pg_bitutils.h"
+#include "utils/timestamp.h"
+
+/*
+ * Bucket b holds values up to 2^(b/2): two buckets an octave, so a percentile is right within a factor of 1.41.
+ */
+void
+histogram_add(Histogram *histogram, uint64 value)
+{
+	int bucket = value <= 1 ? 0 : (int) ceil(log2((double) value) * 2.0);
+	pg_atomic_uint32 *slot = &histogram->buckets[Min(bucket, METRIC_BUCKETS - 1)];
+	uint32 count = pg_atomic_read_u32(slot);
+
+	/* the past fades: all is halved when a bucket is full, which the most frequent values reach first */
+	if (count >= METRIC_FADE)
+		for (int i = 0; i < METRIC_BUCKETS; i++)
+			pg_atomic_write_u32(&histogram->buckets[i],
+								pg_atomic_read_u32(&histogram->buckets[i]) / 2);
+	pg_atomic_write_u32(slot, pg_atomic_read_u32(slot) + 1);
+}
+
+double
+histogram_percentile(Histogram *histogram, double fraction)
+{
+	uint64 total = 0;
+	uint64 seen = 0;
+
+	for (int i = 0; i < METRIC_BUCKETS; i++)
+		total += pg_atomic_read_u32(&histogram->buckets[i]);
+	for (int i = 0; i < METRIC_BUCKETS; i++)
+	{
+		seen += pg_atomic_read_u32(&histogram->buckets[i]);
+		if (total > 0 && seen >= fraction * total)
+			return pow(2.0, i / 2.0);
+	}
+	return 0.0;
+}
+
+void
+record_stage(MetricStage stage, uint64 value)
+{
+	PipelineSlot *slot = pipeline_my_slot();
+
+	if (slot != NULL)
+		histogram_add(&slot->stages[stage], value);
+}
+
+/* Records a second since the last call that was long enough ago to tell. */
+static void
+publish_rate(PipelineSlot *slot, int64 records, TimestampTz now)
+{
+	static TimestampTz last_at = 0;
+	static int64 last_records = 0;
+
+	if (last_at == 0 || records < last_records)
+	{
+		last_at = now;
+		last_records = records;
+	}
+	else if (now - last_at >= USECS_PER_SEC)
+	{
+		pg_atomic_write_u64(&slot->records_per_second, (uint64) ((records - last_records) * 1000.0 *
+																 USECS_PER_SEC / (now - last_at)));
+		last_at = now;
+		last_records = records;
+	}
+}
+
+void
+publish_figures(Pipeline *pipeline)
+{
+	PipelineSlot *slot = pipeline_my_slot();
+	const PipelineCounters *counters = &pipeline->committed_counters;
+	TimestampTz now = GetCurrentTimestamp();
+	TimestampTz watermark = DT_NOEND;
+	int64 lag = 0;
+	SourceStats total = {0};
+
+	if (slot == NULL)
+		return;
+	for (int s = 0; s < pipeline->nstreams; s++)
+	{
+		PipelineStream *stream = &pipeline->streams[s];
+		SourceStats stats;
+
+		for (int i = 0; i < stream->npartitions; i++)
+		{
+			PartitionInfo *partition = &stream->partitions[i].committed;
+
+			lag += Max(0, partition->end_offset - partition->next_offset);
+			if (!partition->idle)
+				watermark = Min(watermark, partition->watermark);
+		}
+		source_stats(stream->source, &stats);
+		total.queue_depth += stats.queue_depth;
+		total.queue_capacity += stats.queue_capacity;
+		total.queue_high_water += stats.queue_high_water;
+		total.backpressure_events += stats.backpressure_events;
+		total.queue_bytes += stats.queue_bytes;
+	}
+	pg_atomic_write_u64(&slot->records_in, counters->records_in);
+	pg_atomic_write_u64(&slot->rows_out, counters->rows_out);
+	pg_atomic_write_u64(&slot->late, counters->late);
+	pg_atomic_write_u64(&slot->tombstones, counters->tombstones);
+	pg_atomic_write_u64(&slot->dead_letters, counters->dead_letters);
+	pg_atomic_write_u64(&slot->skipped, counters->skipped);
+	pg_atomic_write_u64(&slot->batches, counters->batches);
+	pg_atomic_write_u64(&slot->lag, lag);
+	pg_atomic_write_u64(&slot->watermark, watermark == DT_NOEND ? counters->closed : watermark);
+	pg_atomic_write_u64(&slot->last_commit_at, now);
+	publish_rate(slot, counters->records_in, now);
+	pg_atomic_write_u64(&slot->queue_depth, total.queue_depth);
+	pg_atomic_write_u64(&slot->queue_capacity, total.queue_capacity);
+	pg_atomic_write_u64(&slot->queue_high_water, total.queue_high_water);
+	pg_atomic_write_u64(&slot->backpressure_events, total.backpressure_events);
+	if (pipeline->groups != NULL)
+	{
+		GroupTableStats stats;
+
+		group_table_stats(pipeline->groups, &stats);
+		pg_atomic_write_u64(&slot->groups, stats.groups);
+		pg_atomic_write_u64(&slot->open_windows, stats.open_windows);
+		pg_atomic_write_u64(&slot->state_bytes, stats.state_bytes);
+		pg_atomic_write_u64(&slot->memory_bytes, stats.memory_bytes + total.queue_bytes);
+	}
+	slot->state = pipeline->in_trouble ? PIPELINE_WAITING : PIPELINE_RUNNING;
+}

@@ -1,0 +1,521 @@
+/*
+ * process.c
+ *		One batch of a pipeline: decode, advance the watermarks, evaluate, apply.
+ *
+ * Decoding and evaluating touch no state.  Each runs under one subtransaction for the whole batch; when a record
+ * throws, the subtransaction is rolled back, the record becomes a failure and the others go on, so that the price of a
+ * bad record is one subtransaction, and that of none is one per batch.  Applying comes after: see worker.c for what
+ * happens when it throws all the same.
+ */
+#include "pipeline/worker.h"
+
+#include "access/xact.h"
+#include "utils/memutils.h"
+#include "utils/resowner.h"
+#include "utils/timestamp.h"
+
+/* A copy of "error" as a failure of a record of the current batch. */
+void
+fail_record(Pipeline *pipeline, const char *kind, int stream, int record, const ErrorData *error)
+{
+	MemoryContext old = MemoryContextSwitchTo(pipeline->round_context);
+	Failure *failure = palloc0_object(Failure);
+
+	failure->kind = kind;
+	failure->stream = stream;
+	failure->record = record;
+	failure->sqlerrcode = error->sqlerrcode;
+	failure->message = pstrdup(error->message ? error->message : "unknown error");
+	failure->detail = error->detail ? pstrdup(error->detail) : NULL;
+	pipeline->failures = lappend(pipeline->failures, failure);
+	MemoryContextSwitchTo(old);
+}
+
+/*
+ * Run "step" in a subtransaction.  Returns NULL, or what it threw, in round_context; what comes from outside rather
+ * than from a record is thrown on.
+ */
+typedef void (*Step)(Pipeline *pipeline, void *arg);
+
+static ErrorData *
+try_step(Pipeline *pipeline, Step step, void *arg)
+{
+	ResourceOwner owner = CurrentResourceOwner;
+	ErrorData *error = NULL;
+
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(pipeline->round_context);
+	PG_TRY();
+	{
+		step(pipeline, arg);
+		ReleaseCurrentSubTransaction();
+	}
+	PG_CATCH();
+	{
+		stream_scan_set_batches(NULL);
+		MemoryContextSwitchTo(pipeline->round_context);
+		error = CopyErrorData();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(pipeline->round_context);
+	CurrentResourceOwner = owner;
+	if (error != NULL && !error_is_of_record(error->sqlerrcode))
+		ReThrowError(error);
+	return error;
+}
+
+/* ---------------------------------------------------------------- decode */
+
+typedef struct DecodeRange
+{
+	PipelineStream *stream;
+	int from;
+	int to;
+	int position;
+} DecodeRange;
+
+static void
+decode_step(Pipeline *pipeline, void *arg)
+{
+	DecodeRange *range = arg;
+
+	decoder_decode(range->stream->decoder, range->stream->batch, range->from, range->to,
+				   &range->position);
+}
+
+static void
+decode(Pipeline *pipeline, PipelineStream *stream)
+{
+	RecordBatch *batch = stream->batch;
+	DecodeRange range = {stream, 0, batch->nrecords, 0};
+
+	while (range.from < range.to)
+	{
+		ErrorData *error = try_step(pipeline, decode_step, &range);
+
+		if (error == NULL)
+			break;
+		record_batch_set_error(batch, range.position, error->sqlerrcode, error->message,
+							   error->detail);
+		range.from = range.position + 1;
+	}
+}
+
+/* ---------------------------------------------------------------- watermarks */
+
+/*
+ * Give each record its own partition's watermark before it, and move that on: the greatest event time of the
+ * partition's decoded records, in offset order, less the delay.
+ */
+static void
+advance_stream_watermarks(PipelineStream *stream)
+{
+	RecordBatch *batch = stream->batch;
+	const Datum *times = batch->values[stream->info->event_time - 1];
+	int64 delay = stream->info->watermark;
+
+	for (int i = 0; i < stream->npartitions; i++)
+		stream->partitions[i].watermark = stream->partitions[i].round_watermark;
+	for (int i = 0; i < batch->nrecords; i++)
+	{
+		PipelinePartition *partition = &stream->partitions[batch->records[i].partition];
+		TimestampTz time;
+
+		batch->watermark[i] = partition->watermark;
+		if (batch->status[i] != RECORD_OK)
+			continue;
+		time = DatumGetTimestampTz(times[i]);
+		if (time > PG_INT64_MIN + delay && time - delay > partition->watermark)
+			partition->watermark = time - delay;
+	}
+}
+
+static void
+advance_watermarks(Pipeline *pipeline)
+{
+	for (int s = 0; s < pipeline->nstreams; s++)
+		if (pipeline->streams[s].info->event_time != 0)
+			advance_stream_watermarks(&pipeline->streams[s]);
+}
+
+/* ---------------------------------------------------------------- evaluate */
+
+static void
+evaluate_step(Pipeline *pipeline, void *arg)
+{
+	BatchSet *set = arg;
+
+	set->current_stream = -1;
+	input_plan_run(pipeline->input, set, pipeline->rows);
+}
+
+static void evaluate(Pipeline *pipeline, BatchSet *set);
+
+/* The plan does not tell which record failed: halve until it stands alone. */
+static void
+evaluate_halves(Pipeline *pipeline, BatchSet *set, ErrorData *error)
+{
+	int widest = 0;
+	int records = 0;
+	BatchSet half = *set;
+	size_t size = sizeof(int) * set->nstreams;
+
+	for (int s = 0; s < set->nstreams; s++)
+	{
+		int n = set->to[s] - set->from[s];
+
+		records += n;
+		if (n > set->to[widest] - set->from[widest])
+			widest = s;
+	}
+	if (records <= 1)
+	{
+		fail_record(pipeline, "evaluate", widest, set->from[widest], error);
+		return;
+	}
+
+	half.from = palloc(size);
+	half.to = palloc(size);
+	memcpy(half.from, set->from, size);
+	memcpy(half.to, set->to, size);
+	if (set->to[widest] - set->from[widest] > 1)
+		half.to[widest] = (set->from[widest] + set->to[widest]) / 2;
+	else
+	{
+		/* one record each of several streams */
+		memcpy(half.to, set->from, size);
+		half.to[widest] = set->to[widest];
+	}
+	evaluate(pipeline, &half);
+	if (set->to[widest] - set->from[widest] > 1)
+	{
+		/* the other streams' records went with the first half */
+		int middle = (set->from[widest] + set->to[widest]) / 2;
+
+		memcpy(half.from, set->to, size);
+		memcpy(half.to, set->to, size);
+		half.from[widest] = middle;
+	}
+	else
+	{
+		memcpy(half.from, set->from, size);
+		memcpy(half.to, set->to, size);
+		half.from[widest] = set->to[widest];
+	}
+	evaluate(pipeline, &half);
+}
+
+static void
+evaluate(Pipeline *pipeline, BatchSet *set)
+{
+	InputRows *rows = pipeline->rows;
+
+	for (;;)
+	{
+		int start = rows->nrows;
+		ErrorData *error = try_step(pipeline, evaluate_step, set);
+
+		if (error == NULL)
+			return;
+		if (!input_plan_in_order(pipeline->input) || set->current_stream < 0)
+		{
+			rows->nrows = start;
+			evaluate_halves(pipeline, set, error);
+			return;
+		}
+		/* the rows of all records before the culprit are there: go on behind it */
+		fail_record(pipeline, "evaluate", set->current_stream, set->current_record, error);
+		set->from[set->current_stream] = set->current_record + 1;
+	}
+}
+
+/* ---------------------------------------------------------------- failures */
+
+static void
+fill_dead_letter(Pipeline *pipeline, DeadLetter *letter, const Failure *failure)
+{
+	PipelineStream *stream = &pipeline->streams[failure->stream];
+	RecordBatch *batch = stream->batch;
+	const Record *record = &batch->records[failure->record];
+
+	letter->kind = failure->kind;
+	letter->stream = stream->info->relid;
+	letter->partition = stream->partitions[record->partition].committed.partition;
+	letter->offset = record->offset;
+	letter->timestamp = record->timestamp;
+	letter->key = record->key;
+	letter->key_len = record->key_len;
+	letter->value = record->value;
+	letter->value_len = record->value_len;
+	letter->headers = batch->headers != NULL ? batch->headers(record) : NULL;
+	letter->sqlerrcode = failure->sqlerrcode;
+	letter->message = failure->message;
+	letter->detail = failure->detail;
+}
+
+static void
+save_letters(Pipeline *pipeline, List *failures)
+{
+	DeadLetter *letters;
+	int n = 0;
+	ListCell *lc;
+
+	if (failures == NIL)
+		return;
+	letters = palloc0_array(DeadLetter, list_length(failures));
+	foreach (lc, failures)
+		fill_dead_letter(pipeline, &letters[n++], lfirst(lc));
+	dead_letter_add(pipeline->query, letters, n);
+}
+
+/* Settle the failures of the current batch as on_error says ('fail' was settled before). */
+static void
+save_failures(Pipeline *pipeline)
+{
+	if (pipeline->query->on_error == ON_ERROR_DEAD_LETTER)
+	{
+		pipeline->counters.dead_letters += list_length(pipeline->failures);
+		save_letters(pipeline, pipeline->failures);
+	}
+	else
+		pipeline->counters.skipped += list_length(pipeline->failures);
+	pipeline->failures = NIL;
+}
+
+/* What the decoder found wrong joins the failures. */
+static void
+collect_decode_failures(Pipeline *pipeline)
+{
+	for (int s = 0; s < pipeline->nstreams; s++)
+	{
+		ListCell *lc;
+
+		foreach (lc, pipeline->streams[s].batch->errors)
+		{
+			RecordError *bad = lfirst(lc);
+			ErrorData error = {
+				.sqlerrcode = bad->sqlerrcode, .message = bad->message, .detail = bad->detail};
+
+			fail_record(pipeline, "decode", s, bad->record, &error);
+		}
+	}
+}
+
+/* on_error => 'fail': remember why the query ends when this transaction has committed. */
+static void
+set_failed(Pipeline *pipeline, const Failure *failure)
+{
+	PipelineStream *stream = &pipeline->streams[failure->stream];
+	const Record *record = &stream->batch->records[failure->record];
+	MemoryContext old = MemoryContextSwitchTo(pipeline->context);
+	ErrorData *error = palloc0_object(ErrorData);
+
+	error->elevel = ERROR;
+	error->sqlerrcode = failure->sqlerrcode;
+	error->message =
+		psprintf("record %s/%d/" INT64_FORMAT " could not be processed: %s", stream->info->topic,
+				 stream->partitions[record->partition].committed.partition, record->offset,
+				 failure->message);
+	error->detail = failure->detail ? pstrdup(failure->detail) : NULL;
+	error->hint = pstrdup("To go on past it, set on_error to 'skip' or 'dead_letter' with "
+						  "velo.alter_query() and call velo.restart_query().");
+	pipeline->failed = error;
+	MemoryContextSwitchTo(old);
+}
+
+/*
+ * on_error => 'fail': cut each batch before its first failing record, so that what precedes it is committed and nothing
+ * after it.  Returns true if anything was cut.
+ */
+bool
+cut_at_failures(Pipeline *pipeline)
+{
+	bool cut = false;
+	ListCell *lc;
+
+	foreach (lc, pipeline->failures)
+	{
+		Failure *failure = lfirst(lc);
+		RecordBatch *batch = pipeline->streams[failure->stream].batch;
+
+		if (failure->record >= batch->nrecords)
+			continue;
+		set_failed(pipeline, failure);
+		batch->nrecords = failure->record;
+		cut = true;
+	}
+	pipeline->failures = NIL;
+	return cut;
+}
+
+/* ---------------------------------------------------------------- late records */
+
+static int
+compare_late(const void *a, const void *b, void *arg)
+{
+	InputRows *rows = arg;
+	int left = *(const int *) a;
+	int right = *(const int *) b;
+
+	if (rows->stream[left] != rows->stream[right])
+		return rows->stream[left] < rows->stream[right] ? -1 : 1;
+	if (rows->record[left] != rows->record[right])
+		return rows->record[left] < rows->record[right] ? -1 : 1;
+	return 0;
+}
+
+/*
+ * A record is late if it had rows and all of them were: counted once, whatever number of windows it missed.
+ */
+static void
+settle_late(Pipeline *pipeline)
+{
+	InputRows *rows = pipeline->rows;
+	List *letters = NIL;
+	int *order;
+	int nlate = 0;
+
+	for (int i = 0; i < rows->nrows; i++)
+		nlate += rows->late[i];
+	if (nlate == 0)
+		return;
+
+	/* rows of one record stand together unless a join has mixed them: sort by record */
+	order = palloc_array(int, rows->nrows);
+	for (int i = 0; i < rows->nrows; i++)
+		order[i] = i;
+	qsort_arg(order, rows->nrows, sizeof(int), compare_late, rows);
+	for (int i = 0; i < rows->nrows;)
+	{
+		int j = i;
+		bool late = true;
+
+		for (; j < rows->nrows && compare_late(&order[i], &order[j], rows) == 0; j++)
+			late &= rows->late[order[j]];
+		if (late)
+		{
+			Failure *failure = palloc0_object(Failure);
+
+			pipeline->counters.late++;
+			failure->kind = "late";
+			failure->stream = rows->stream[order[i]];
+			failure->record = rows->record[order[i]];
+			failure->message = psprintf("record is late: watermark of its partition was %s",
+										timestamptz_to_str(rows->watermark[order[i]]));
+			letters = lappend(letters, failure);
+		}
+		i = j;
+	}
+	if (pipeline->query->keep_late)
+	{
+		pipeline->counters.dead_letters += list_length(letters);
+		save_letters(pipeline, letters);
+	}
+}
+
+/* ---------------------------------------------------------------- the batch */
+
+/* Count the batch's records and move the offsets behind them. */
+static void
+settle_offsets(Pipeline *pipeline)
+{
+	for (int s = 0; s < pipeline->nstreams; s++)
+	{
+		PipelineStream *stream = &pipeline->streams[s];
+		RecordBatch *batch = stream->batch;
+
+		for (int i = 0; i < batch->nrecords; i++)
+		{
+			PipelinePartition *partition = &stream->partitions[batch->records[i].partition];
+
+			partition->next_offset = batch->records[i].offset + 1;
+			pipeline->counters.tombstones += batch->status[i] == RECORD_TOMBSTONE;
+		}
+		pipeline->counters.records_in += batch->nrecords;
+	}
+	pipeline->counters.batches++;
+}
+
+/* The record that the search for a failing apply has found: it fails without being tried again. */
+static void
+set_poison_aside(Pipeline *pipeline)
+{
+	RecordBatch *batch;
+
+	if (pipeline->poison == NULL)
+		return;
+	batch = pipeline->streams[pipeline->poison_stream].batch;
+	for (int i = 0; i < batch->nrecords; i++)
+	{
+		if (batch->records[i].partition != pipeline->poison_partition ||
+			batch->records[i].offset != pipeline->poison_offset)
+			continue;
+		fail_record(pipeline, "apply", pipeline->poison_stream, i, pipeline->poison);
+		batch->status[i] = RECORD_BAD;
+	}
+}
+
+static void
+evaluate_all(Pipeline *pipeline)
+{
+	BatchSet *set = &pipeline->set;
+
+	input_rows_reset(pipeline->rows);
+	for (int s = 0; s < pipeline->nstreams; s++)
+	{
+		set->from[s] = 0;
+		set->to[s] = pipeline->streams[s].batch->nrecords;
+	}
+	evaluate(pipeline, set);
+}
+
+/*
+ * Process what the streams' batches hold, within the running transaction.  Afterwards the groups (or, ungrouped, the
+ * sink) have it, the partitions' pending offsets and watermarks are behind it, and bad and late records are settled.
+ */
+void
+process_round(Pipeline *pipeline)
+{
+	InputRows *rows = pipeline->rows;
+	bool fail = pipeline->query->on_error == ON_ERROR_FAIL;
+
+	MemoryContextSwitchTo(pipeline->round_context);
+	pipeline->failures = NIL;
+	pipeline->stage = STAGE_EVALUATE;
+	for (int s = 0; s < pipeline->nstreams; s++)
+		for (int i = 0; i < pipeline->streams[s].npartitions; i++)
+			pipeline->streams[s].partitions[i].round_watermark =
+				pipeline->streams[s].partitions[i].watermark;
+	for (int s = 0; s < pipeline->nstreams; s++)
+		decode(pipeline, &pipeline->streams[s]);
+	set_poison_aside(pipeline);
+	collect_decode_failures(pipeline);
+	if (fail)
+		(void) cut_at_failures(pipeline);
+	advance_watermarks(pipeline);
+	evaluate_all(pipeline);
+	if (fail && cut_at_failures(pipeline))
+	{
+		/* once more without what comes after the bad record */
+		advance_watermarks(pipeline);
+		evaluate_all(pipeline);
+	}
+
+	pipeline->stage = STAGE_APPLY;
+	if (pipeline->groups != NULL)
+	{
+		group_table_apply(pipeline->groups, rows, pipeline->closed);
+		if (pipeline->query->windowed)
+			settle_late(pipeline);
+	}
+	else
+	{
+		pipeline->stage = STAGE_WRITE;
+		emit_appended(pipeline);
+	}
+	save_failures(pipeline);
+	settle_offsets(pipeline);
+	pipeline->stage = STAGE_NONE;
+}

@@ -1,0 +1,922 @@
+/*
+ * worker.c
+ *		The loop of a pipeline: poll outside any transaction; decode, evaluate, apply, write, checkpoint and commit in one.
+ *
+ * One transaction is the exactly-once protocol: results, changed state and offsets commit together or not at all.  It
+ * takes as many batches as come within the commit interval and ends earlier when the pipeline has caught up.  No
+ * transaction or snapshot is held while waiting for Kafka.
+ *
+ * Memory has two truths, the catalog's and the worker's.  After a commit they agree.  After an abort the worker's is
+ * thrown away and taken from the catalog again: groups are loaded from the last checkpoint, sources go back to the
+ * committed offsets.  So nothing is ever left half changed, and no undo log is needed.
+ *
+ * Applying can hardly fail, for everything was evaluated before; where it does (overflow of a sum), the batch is
+ * replayed in halves until one record stands alone, and that becomes a dead letter.
+ */
+#include "pipeline/worker.h"
+
+#include "access/xact.h"
+#include "catalog/pg_class.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "postmaster/interrupt.h"
+#include "storage/ipc.h"
+#include "storage/latch.h"
+#include "storage/lmgr.h"
+#include "utils/guc.h"
+#include "utils/inval.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "utils/syscache.h"
+#include "utils/timestamp.h"
+
+#define US_PER_MS 1000
+/* the fetch queue's share of a pipeline's memory, and that of one batch's bytes */
+#define QUEUE_SHARE 4
+#define BATCH_SHARE 8
+/* how often a source in trouble is looked at */
+#define TROUBLE_CHECK_MS 100
+
+/* The worker's own: a process runs one pipeline, and invalidation callbacks can't be taken back. */
+static bool callbacks_registered = false;
+static bool plan_is_stale = false;
+static bool streams_are_stale = false;
+static List *watched_relations = NIL; /* of Oid: those in the plan */
+static List *watched_streams = NIL;   /* of Oid */
+
+/* ---------------------------------------------------------------- invalidation */
+
+static void
+relation_changed(Datum arg, Oid relid)
+{
+	if (!OidIsValid(relid) || list_member_oid(watched_relations, relid))
+		plan_is_stale = true;
+	if (OidIsValid(relid) && list_member_oid(watched_streams, relid))
+		streams_are_stale = true;
+}
+
+static void
+object_changed(Datum arg, int cacheid, uint32 hashvalue)
+{
+	plan_is_stale = true;
+}
+
+static void
+connection_changed(Datum arg, int cacheid, uint32 hashvalue)
+{
+	streams_are_stale = true;
+}
+
+static void
+register_callbacks(void)
+{
+	if (callbacks_registered)
+		return;
+	CacheRegisterRelcacheCallback(relation_changed, (Datum) 0);
+	CacheRegisterSyscacheCallback(PROCOID, object_changed, (Datum) 0);
+	CacheRegisterSyscacheCallback(TYPEOID, object_changed, (Datum) 0);
+	CacheRegisterSyscacheCallback(OPEROID, object_changed, (Datum) 0);
+	CacheRegisterSyscacheCallback(FOREIGNSERVEROID, connection_changed, (Datum) 0);
+	CacheRegisterSyscacheCallback(USERMAPPINGOID, connection_changed, (Datum) 0);
+	callbacks_registered = true;
+}
+
+/* ---------------------------------------------------------------- setting up */
+
+/*
+ * Plan the query (again).  What hangs on the plan but not on the data goes with it: executor state, output, sink.
+ */
+static void
+make_plan(Pipeline *pipeline)
+{
+	MemoryContext old;
+	ListCell *lc;
+
+	if (pipeline->sink != NULL)
+		sink_close(pipeline->sink);
+	pipeline->sink = NULL;
+	MemoryContextReset(pipeline->plan_context);
+	list_free(watched_relations);
+	watched_relations = NIL;
+
+	old = MemoryContextSwitchTo(pipeline->plan_context);
+	plan_is_stale = false;
+	pipeline->plan = continuous_plan(continuous_load(pipeline->query));
+	pipeline->input = input_plan_create(pipeline->plan->input, pipeline->plan->record_column,
+										pipeline->query->windowed);
+	if (pipeline->plan->grouped != NULL)
+		pipeline->emitter = emitter_create(pipeline->plan->grouped);
+	pipeline->sink = sink_open(pipeline->query->target, pipeline->plan->result,
+							   pipeline->plan->query->key_columns);
+	MemoryContextSwitchTo(TopMemoryContext);
+	foreach (lc, pipeline->plan->input->relationOids)
+		watched_relations = list_append_unique_oid(watched_relations, lfirst_oid(lc));
+	MemoryContextSwitchTo(old);
+}
+
+static void
+load_groups(Pipeline *pipeline)
+{
+	MemoryContext old;
+
+	if (pipeline->groups != NULL)
+		group_table_destroy(pipeline->groups);
+	pipeline->groups = NULL;
+	if (pipeline->plan->grouped == NULL)
+		return;
+	old = MemoryContextSwitchTo(pipeline->context);
+	pipeline->groups =
+		group_table_create(pipeline->plan->grouped->grouping, pipeline->id, pipeline->number,
+						   pipeline->query->options.pipeline_memory, pipeline->query->merged);
+	MemoryContextSwitchTo(old);
+	group_table_load(pipeline->groups, pipeline->closed);
+}
+
+static int64
+effective_idle_timeout(const QueryInfo *query, const StreamInfo *info)
+{
+	if (query->options.idle_timeout >= 0)
+		return query->options.idle_timeout;
+	if (info->idle_timeout >= 0)
+		return info->idle_timeout;
+	return velo_idle_timeout;
+}
+
+static void
+open_stream(Pipeline *pipeline, PipelineStream *stream, StreamUse *use, List *partitions)
+{
+	QueryInfo *query = pipeline->query;
+	TimestampTz now = GetCurrentTimestamp();
+	SourcePartition *read;
+	Bitmapset *wanted = bms_copy(use->wanted);
+	ListCell *lc;
+
+	stream->info = stream_get(use->relid);
+	if (stream->info->event_time != 0)
+		wanted = bms_add_member(wanted, stream->info->event_time);
+	stream->decoder = decoder_create(stream->info, wanted);
+	stream->batch = record_batch_create(pipeline->context, query->options.batch_size,
+										stream->info->tupdesc->natts, wanted);
+	if (stream->info->event_time != 0)
+		stream->batch->watermark = palloc_array(TimestampTz, query->options.batch_size);
+	stream->idle_timeout = effective_idle_timeout(query, stream->info);
+	stream->refresh_at = now + stream->info->partitions_refresh * US_PER_MS;
+
+	stream->partitions = palloc0_array(PipelinePartition, list_length(partitions) + 1);
+	read = palloc0_array(SourcePartition, list_length(partitions) + 1);
+	foreach (lc, partitions)
+	{
+		PartitionInfo *info = lfirst(lc);
+		PipelinePartition *partition;
+
+		if (info->stream != use->relid || info->pipeline != pipeline->number)
+			continue;
+		partition = &stream->partitions[stream->npartitions];
+		partition->committed = *info;
+		partition->next_offset = info->next_offset;
+		partition->watermark = info->watermark;
+		/* the clock of idleness starts anew with the pipeline: an outage or a restart is never idleness */
+		partition->last_record_at = now;
+		read[stream->npartitions].partition = info->partition;
+		read[stream->npartitions].position = info->next_offset;
+		stream->npartitions++;
+	}
+	stream->source =
+		source_open(stream->info, query->options.group_id, read, stream->npartitions,
+					query->options.pipeline_memory / QUEUE_SHARE / pipeline->plan->nstreams);
+}
+
+static void
+open_streams(Pipeline *pipeline)
+{
+	List *partitions = query_partitions(pipeline->id);
+	int n = pipeline->plan->nstreams;
+	BatchSet *set = &pipeline->set;
+
+	streams_are_stale = false;
+	pipeline->nstreams = n;
+	pipeline->streams = palloc0_array(PipelineStream, n);
+	set->nstreams = n;
+	set->relids = palloc_array(Oid, n);
+	set->batches = palloc_array(RecordBatch *, n);
+	set->event_time = palloc_array(AttrNumber, n);
+	set->from = palloc0_array(int, n);
+	set->to = palloc0_array(int, n);
+	for (int s = 0; s < n; s++)
+	{
+		PipelineStream *stream = &pipeline->streams[s];
+		MemoryContext old;
+
+		open_stream(pipeline, stream, &pipeline->plan->streams[s], partitions);
+		set->relids[s] = stream->info->relid;
+		set->batches[s] = stream->batch;
+		set->event_time[s] = stream->info->event_time;
+		old = MemoryContextSwitchTo(TopMemoryContext);
+		watched_streams = list_append_unique_oid(watched_streams, stream->info->relid);
+		MemoryContextSwitchTo(old);
+	}
+}
+
+/* NULL if the query is gone, or no longer what this worker was started for. */
+static Pipeline *
+set_up(Oid id, int number, int generation)
+{
+	MemoryContext context =
+		AllocSetContextCreate(TopMemoryContext, "velo pipeline", ALLOCSET_DEFAULT_SIZES);
+	MemoryContext old;
+	Pipeline *pipeline;
+
+	register_callbacks();
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	old = MemoryContextSwitchTo(context);
+	pipeline = palloc0_object(Pipeline);
+	pipeline->id = id;
+	pipeline->number = number;
+	pipeline->context = context;
+	pipeline->plan_context = AllocSetContextCreate(context, "velo plan", ALLOCSET_DEFAULT_SIZES);
+	pipeline->round_context = AllocSetContextCreate(context, "velo batch", ALLOCSET_DEFAULT_SIZES);
+	pipeline->emit_context = AllocSetContextCreate(context, "velo emit", ALLOCSET_DEFAULT_SIZES);
+	pipeline->record_limit = INT_MAX;
+	pipeline->all_idle_since = DT_NOBEGIN;
+	pipeline->query = query_get(id);
+	if (pipeline->query != NULL && pipeline->query->state == QUERY_ACTIVE &&
+		pipeline->query->generation == generation)
+	{
+		query_read_counters(id, number, &pipeline->counters);
+		pipeline->committed_counters = pipeline->counters;
+		pipeline->closed = pipeline->counters.closed;
+		make_plan(pipeline);
+		MemoryContextSwitchTo(context);
+		open_streams(pipeline);
+		pipeline->rows = input_rows_create(context, input_plan_desc(pipeline->input));
+		load_groups(pipeline);
+	}
+	else
+		pipeline = NULL;
+	MemoryContextSwitchTo(old);
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+	if (pipeline == NULL)
+		MemoryContextDelete(context);
+	return pipeline;
+}
+
+static void
+tear_down(Pipeline *pipeline)
+{
+	for (int s = 0; s < pipeline->nstreams; s++)
+	{
+		source_release(pipeline->streams[s].source);
+		source_close(pipeline->streams[s].source);
+	}
+	if (pipeline->sink != NULL)
+		sink_close(pipeline->sink);
+	list_free(watched_relations);
+	list_free(watched_streams);
+	watched_relations = NIL;
+	watched_streams = NIL;
+	MemoryContextDelete(pipeline->context);
+}
+
+/* ---------------------------------------------------------------- polling and waiting */
+
+/* Drop what lies behind the stop offsets from the records polled last. */
+static void
+drop_beyond_stop(PipelineStream *stream, int from)
+{
+	RecordBatch *batch = stream->batch;
+	int kept = from;
+
+	for (int i = from; i < batch->nrecords; i++)
+	{
+		int64 stop = stream->partitions[batch->records[i].partition].committed.stop_offset;
+
+		if (stop < 0 || batch->records[i].offset < stop)
+			batch->records[kept++] = batch->records[i];
+	}
+	batch->nrecords = kept;
+}
+
+/* Take what is there.  Returns the number of records in all batches. */
+static int
+poll_streams(Pipeline *pipeline)
+{
+	int limit = Min(pipeline->record_limit, pipeline->query->options.batch_size);
+	Size bytes = (Size) pipeline->query->options.pipeline_memory * 1024 / BATCH_SHARE;
+	int total = 0;
+
+	for (int s = 0; s < pipeline->nstreams; s++)
+		total += pipeline->streams[s].batch->nrecords;
+	for (int s = 0; s < pipeline->nstreams; s++)
+	{
+		PipelineStream *stream = &pipeline->streams[s];
+		RecordBatch *batch = stream->batch;
+		int before = batch->nrecords;
+		TimestampTz now;
+
+		if (total >= limit)
+			break;
+		if (source_poll(stream->source, batch, limit - total, bytes) == 0)
+			continue;
+		if (pipeline->query->stop_at_end)
+			drop_beyond_stop(stream, before);
+		if (pipeline->query->windowed)
+		{
+			now = GetCurrentTimestamp();
+			for (int i = before; i < batch->nrecords; i++)
+			{
+				PipelinePartition *partition = &stream->partitions[batch->records[i].partition];
+
+				partition->last_record_at = now;
+				partition->idle = false;
+			}
+		}
+		total += batch->nrecords - before;
+	}
+	return total;
+}
+
+/* Everything that the brokers are known to have was handed out. */
+static bool
+caught_up(Pipeline *pipeline)
+{
+	for (int s = 0; s < pipeline->nstreams; s++)
+	{
+		PipelineStream *stream = &pipeline->streams[s];
+		SourcePartition *partitions = source_partitions(stream->source, NULL);
+
+		for (int i = 0; i < stream->npartitions; i++)
+			if (!source_caught_up(&partitions[i]))
+				return false;
+	}
+	return true;
+}
+
+/* Returns true if somebody set the latch: a sibling whose watermark moved, the scheduler, a signal. */
+static bool
+wait_for_events(WaitEventSet *events, long timeout_ms)
+{
+	WaitEvent event;
+	bool woken = WaitEventSetWait(events, timeout_ms, &event, 1, PG_WAIT_EXTENSION) > 0 &&
+				 (event.events & WL_LATCH_SET) != 0;
+
+	ResetLatch(MyLatch);
+	CHECK_FOR_INTERRUPTS();
+	if (ConfigReloadPending)
+	{
+		ConfigReloadPending = false;
+		ProcessConfigFile(PGC_SIGHUP);
+	}
+	return woken;
+}
+
+static bool
+told_to_stop(void)
+{
+	PipelineSlot *slot = pipeline_my_slot();
+
+	return slot != NULL && slot->stop;
+}
+
+/*
+ * Fill the batches: until one is full, the pipeline has caught up, or the commit interval has passed since the first
+ * record came.  Returns the number of records; 0 at once when there is nothing.
+ */
+static int
+gather(Pipeline *pipeline, WaitEventSet *events)
+{
+	int limit = Min(pipeline->record_limit, pipeline->query->options.batch_size);
+	int total = poll_streams(pipeline);
+	TimestampTz until;
+
+	if (total == 0)
+		return 0;
+	until = GetCurrentTimestamp() + pipeline->query->options.commit_interval * (int64) US_PER_MS;
+	while (total < limit && !caught_up(pipeline) && !told_to_stop())
+	{
+		long left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), until);
+
+		if (left <= 0)
+			break;
+		(void) wait_for_events(events, left);
+		total = poll_streams(pipeline);
+	}
+	return total;
+}
+
+/* Give the records of the current batches back. */
+static void
+release_batches(Pipeline *pipeline)
+{
+	for (int s = 0; s < pipeline->nstreams; s++)
+	{
+		record_batch_reset(pipeline->streams[s].batch);
+		source_release(pipeline->streams[s].source);
+	}
+	MemoryContextReset(pipeline->round_context);
+}
+
+/* ---------------------------------------------------------------- the transaction */
+
+/* The lock that the pipelines of a merged query take turns by, from apply to commit. */
+static void
+lock_query(Pipeline *pipeline)
+{
+	LockDatabaseObject(RelationRelationId, pipeline->id, 0, ExclusiveLock);
+}
+
+/* Offsets move past control records and aborted transactions at the end, which are never handed out. */
+static bool
+skip_control_records(Pipeline *pipeline)
+{
+	bool moved = false;
+
+	for (int s = 0; s < pipeline->nstreams; s++)
+	{
+		PipelineStream *stream = &pipeline->streams[s];
+		SourcePartition *partitions = source_partitions(stream->source, NULL);
+
+		for (int i = 0; i < stream->npartitions; i++)
+		{
+			PipelinePartition *partition = &stream->partitions[i];
+			int64 position = partitions[i].position;
+
+			if (partition->committed.stop_offset >= 0)
+				position = Min(position, partition->committed.stop_offset);
+			if (position > partition->next_offset && stream->batch->nrecords == 0)
+			{
+				partition->next_offset = position;
+				moved = true;
+			}
+		}
+	}
+	return moved;
+}
+
+static void
+save_partitions(Pipeline *pipeline)
+{
+	for (int s = 0; s < pipeline->nstreams; s++)
+	{
+		PipelineStream *stream = &pipeline->streams[s];
+		SourcePartition *read = source_partitions(stream->source, NULL);
+
+		for (int i = 0; i < stream->npartitions; i++)
+		{
+			PipelinePartition *partition = &stream->partitions[i];
+			PartitionInfo info = partition->committed;
+
+			info.next_offset = partition->next_offset;
+			info.watermark = partition->watermark;
+			info.idle = partition->idle;
+			if (info.next_offset == partition->committed.next_offset &&
+				info.watermark == partition->committed.watermark &&
+				info.idle == partition->committed.idle)
+				continue;
+			if (read[i].end >= 0)
+				info.end_offset = Max(read[i].end, info.next_offset);
+			query_save_partition(pipeline->id, &info);
+		}
+	}
+}
+
+static bool
+all_stopped(Pipeline *pipeline)
+{
+	if (!pipeline->query->stop_at_end)
+		return false;
+	for (int s = 0; s < pipeline->nstreams; s++)
+		for (int i = 0; i < pipeline->streams[s].npartitions; i++)
+		{
+			PipelinePartition *partition = &pipeline->streams[s].partitions[i];
+
+			if (partition->next_offset < partition->committed.stop_offset)
+				return false;
+		}
+	return true;
+}
+
+/* true if the other pipelines' committed offsets have reached their stops */
+static bool
+siblings_stopped(Pipeline *pipeline)
+{
+	ListCell *lc;
+
+	foreach (lc, query_partitions(pipeline->id))
+	{
+		PartitionInfo *partition = lfirst(lc);
+
+		if (partition->pipeline != pipeline->number &&
+			partition->next_offset < partition->stop_offset)
+			return false;
+	}
+	return true;
+}
+
+/*
+ * All windows that event time has passed are closed; at the stop offsets all there are.
+ */
+static void
+settle_windows(Pipeline *pipeline)
+{
+	TimestampTz watermark;
+
+	if (pipeline->groups == NULL)
+		return;
+	emit_changed(pipeline);
+	if (pipeline->query->windowed)
+	{
+		TimestampTz now = GetCurrentTimestamp();
+
+		(void) update_idleness(pipeline, now);
+		watermark = query_watermark(pipeline, now);
+		if (watermark > pipeline->closed)
+		{
+			close_windows(pipeline, watermark);
+			pipeline->closed = watermark;
+		}
+	}
+}
+
+/*
+ * stop => 'end': a pipeline that has reached its stops closes what is its own; the last one finishes the query.
+ */
+static bool
+finish_if_stopped(Pipeline *pipeline)
+{
+	bool last;
+
+	if (!all_stopped(pipeline))
+		return false;
+	if (pipeline->query->npipelines > 1 && !pipeline->query->merged)
+		lock_query(pipeline);
+	last = pipeline->query->npipelines <= 1 || siblings_stopped(pipeline);
+	if (pipeline->groups != NULL && (last || !pipeline->query->merged))
+		close_windows(pipeline, DT_NOEND);
+	if (last)
+		query_set_state(pipeline->id, QUERY_FINISHED);
+	return true;
+}
+
+static void
+transaction(Pipeline *pipeline)
+{
+	QueryInfo *query = pipeline->query;
+	TimestampTz until = GetCurrentTimestamp() + query->options.commit_interval * (int64) US_PER_MS;
+	int enough = Max(1, query->options.batch_size / 4);
+	int records = 0;
+
+	pipeline->round_records = 0;
+	for (int s = 0; s < pipeline->nstreams; s++)
+		records += pipeline->streams[s].batch->nrecords;
+
+	(void) set_config_option("synchronous_commit", "off", PGC_USERSET, PGC_S_OVERRIDE,
+							 GUC_ACTION_SET, true, 0, false);
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	if (plan_is_stale)
+		make_plan(pipeline);
+	if (!plan_lock_relations(pipeline->plan->input))
+		ereport(ERROR, (errcode(ERRCODE_UNDEFINED_TABLE),
+						errmsg("a table of the query does not exist any more")));
+	if (query->merged)
+		lock_query(pipeline);
+	if (pipeline->groups != NULL && pipeline->plan->grouped->grouping->nkeys == 0 &&
+		pipeline->plan->grouped->grouping->window.kind == WINDOW_NONE && pipeline->number == 0)
+		(void) group_table_global(pipeline->groups);
+
+	while (records > 0)
+	{
+		pipeline->round_records += records;
+		process_round(pipeline);
+		release_batches(pipeline);
+		if (pipeline->failed != NULL || query->merged || pipeline->record_limit != INT_MAX ||
+			GetCurrentTimestamp() >= until)
+			break;
+		CHECK_FOR_INTERRUPTS();
+		records = poll_streams(pipeline);
+		if (records < enough)
+			break;
+		/* look-up tables as they are when the batch is evaluated */
+		PopActiveSnapshot();
+		PushActiveSnapshot(GetTransactionSnapshot());
+	}
+
+	MemoryContextSwitchTo(pipeline->round_context);
+	pipeline->stage = STAGE_WRITE;
+	if (pipeline->failed == NULL)
+		(void) skip_control_records(pipeline);
+	settle_windows(pipeline);
+	if (pipeline->failed == NULL)
+		pipeline->all_stopped = finish_if_stopped(pipeline);
+	pipeline->stage = STAGE_COMMIT;
+	if (pipeline->groups != NULL)
+		group_table_checkpoint(pipeline->groups);
+	save_partitions(pipeline);
+	pipeline->counters.closed = pipeline->closed;
+	query_save_counters(pipeline->id, pipeline->number, &pipeline->counters);
+	if (pipeline->failed != NULL)
+	{
+		query_set_state(pipeline->id, QUERY_FAILED);
+		query_set_error(pipeline->id, pipeline->failed, DT_NOEND);
+	}
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(pipeline->context);
+	pipeline->stage = STAGE_NONE;
+}
+
+/* After a commit: what was pending is committed. */
+static void
+committed(Pipeline *pipeline)
+{
+	bool watermark_moved = pipeline->counters.closed != pipeline->committed_counters.closed;
+
+	for (int s = 0; s < pipeline->nstreams; s++)
+	{
+		PipelineStream *stream = &pipeline->streams[s];
+		SourcePartition *read = source_partitions(stream->source, NULL);
+
+		for (int i = 0; i < stream->npartitions; i++)
+		{
+			PipelinePartition *partition = &stream->partitions[i];
+
+			watermark_moved |= partition->committed.watermark != partition->watermark ||
+							   partition->committed.idle != partition->idle;
+			partition->committed.next_offset = partition->next_offset;
+			partition->committed.watermark = partition->watermark;
+			partition->committed.idle = partition->idle;
+			if (read[i].end >= 0)
+				partition->committed.end_offset = read[i].end;
+		}
+		source_commit_group(stream->source);
+	}
+	pipeline->committed_counters = pipeline->counters;
+	if (pipeline->record_limit != INT_MAX)
+		pipeline->record_limit = pipeline->record_limit < pipeline->query->options.batch_size
+									 ? pipeline->record_limit * 2
+									 : INT_MAX;
+	if (watermark_moved && pipeline->query->npipelines > 1)
+		pipeline_wake_siblings(pipeline->id);
+	publish_figures(pipeline);
+}
+
+/* ---------------------------------------------------------------- after a failure */
+
+/*
+ * The transaction was aborted: take everything from the catalog again, and read on from the committed offsets.
+ */
+static void
+restore_committed(Pipeline *pipeline)
+{
+	release_batches(pipeline);
+	pipeline->counters = pipeline->committed_counters;
+	pipeline->closed = pipeline->committed_counters.closed;
+	pipeline->failed = NULL;
+	pipeline->stage = STAGE_NONE;
+	for (int s = 0; s < pipeline->nstreams; s++)
+	{
+		PipelineStream *stream = &pipeline->streams[s];
+
+		for (int i = 0; i < stream->npartitions; i++)
+		{
+			PipelinePartition *partition = &stream->partitions[i];
+
+			partition->next_offset = partition->committed.next_offset;
+			partition->watermark = partition->committed.watermark;
+			partition->idle = partition->committed.idle;
+			source_seek(stream->source, i, partition->next_offset);
+		}
+	}
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	MemoryContextSwitchTo(pipeline->context);
+	load_groups(pipeline);
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(pipeline->context);
+}
+
+/* Remember the only record of the failed transaction: it fails without being tried again. */
+static void
+remember_poison(Pipeline *pipeline, ErrorData *error)
+{
+	for (int s = 0; s < pipeline->nstreams; s++)
+	{
+		RecordBatch *batch = pipeline->streams[s].batch;
+
+		if (batch->nrecords == 0)
+			continue;
+		pipeline->poison = error;
+		pipeline->poison_stream = s;
+		pipeline->poison_partition = batch->records[0].partition;
+		pipeline->poison_offset = batch->records[0].offset;
+	}
+}
+
+/*
+ * Run one transaction.  If applying failed because of a record, prepare to replay it in smaller parts; whatever else
+ * is thrown ends the worker, and the scheduler starts another after a while.
+ */
+static void
+run_transaction(Pipeline *pipeline)
+{
+	ErrorData *error = NULL;
+
+	PG_TRY();
+	{
+		transaction(pipeline);
+	}
+	PG_CATCH();
+	{
+		if (pipeline->stage != STAGE_APPLY)
+			PG_RE_THROW();
+		MemoryContextSwitchTo(pipeline->context);
+		error = CopyErrorData();
+		FlushErrorState();
+	}
+	PG_END_TRY();
+
+	if (error == NULL)
+	{
+		committed(pipeline);
+		return;
+	}
+	AbortOutOfAnyTransaction();
+	if (!error_is_of_record(error->sqlerrcode))
+		ReThrowError(error);
+	if (pipeline->round_records <= 1)
+		remember_poison(pipeline, error);
+	pipeline->record_limit = Max(1, pipeline->round_records / 2);
+	restore_committed(pipeline);
+}
+
+/* ---------------------------------------------------------------- trouble with sources */
+
+/* The committed offset is not in the log any more (or not yet): never a silent jump. */
+static bool
+settle_gap(Pipeline *pipeline, PipelineStream *stream, const char *message)
+{
+	if (!pipeline->query->options.gap_continue)
+	{
+		ErrorData *error = palloc0_object(ErrorData);
+
+		error->elevel = ERROR;
+		error->sqlerrcode = ERRCODE_DATA_EXCEPTION;
+		error->message = pstrdup(message);
+		error->hint = pstrdup(
+			"Set the option on_gap to \"continue\" with velo.alter_query() to go on from the "
+			"first offset there is, or call velo.restart_query() with a start.");
+		StartTransactionCommand();
+		PushActiveSnapshot(GetTransactionSnapshot());
+		query_set_state(pipeline->id, QUERY_FAILED);
+		query_set_error(pipeline->id, error, DT_NOEND);
+		PopActiveSnapshot();
+		CommitTransactionCommand();
+		return false;
+	}
+	for (int i = 0; i < stream->npartitions; i++)
+	{
+		SourcePartition *read = &source_partitions(stream->source, NULL)[i];
+		PipelinePartition *partition = &stream->partitions[i];
+
+		if (read->low < 0 || (read->position >= read->low && read->position <= read->end))
+			continue;
+		ereport(LOG, (errmsg("query \"%s\" goes on at offset " INT64_FORMAT
+							 " of %s/%d instead of " INT64_FORMAT,
+							 pipeline->query->name, read->low, stream->info->topic, read->partition,
+							 read->position)));
+		partition->next_offset = read->low;
+		source_seek(stream->source, i, read->low);
+	}
+	return true;
+}
+
+/* The trouble of a source as the query's error, when it begins; gone, when it ends. */
+static void
+report_trouble(Pipeline *pipeline, const char *message)
+{
+	ErrorData error = {.elevel = ERROR, .sqlerrcode = ERRCODE_CONNECTION_FAILURE};
+
+	error.message = unconstify(char *, message);
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	query_set_error(pipeline->id, message != NULL ? &error : NULL, DT_NOEND);
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+	pipeline_my_slot()->state = message != NULL ? PIPELINE_WAITING : PIPELINE_RUNNING;
+}
+
+/*
+ * Look after the sources while nothing comes: say what troubles them, notice new partitions.  Returns false if this
+ * run is over: the query has failed, or has more partitions than it started with.
+ */
+static bool
+watch_sources(Pipeline *pipeline)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	const char *worst = NULL;
+
+	for (int s = 0; s < pipeline->nstreams; s++)
+	{
+		PipelineStream *stream = &pipeline->streams[s];
+		const char *message = NULL;
+		SourceTrouble trouble = source_trouble(stream->source, &message);
+
+		if (trouble == SOURCE_OUT_OF_RANGE)
+		{
+			if (!settle_gap(pipeline, stream, message))
+				return false;
+		}
+		else if (trouble != SOURCE_FINE)
+			worst = message;
+		if (pipeline->number == 0 && trouble == SOURCE_FINE && now >= stream->refresh_at)
+		{
+			stream->refresh_at = now + stream->info->partitions_refresh * US_PER_MS;
+			if (query_add_partitions(pipeline->id, stream->info))
+				return false;
+		}
+	}
+	if ((worst != NULL) != pipeline->in_trouble)
+	{
+		report_trouble(pipeline, worst);
+		pipeline->in_trouble = worst != NULL;
+	}
+	MemoryContextReset(pipeline->round_context);
+	return true;
+}
+
+/* ---------------------------------------------------------------- the loop */
+
+static WaitEventSet *
+make_event_set(Pipeline *pipeline)
+{
+	WaitEventSet *events = compat_create_wait_event_set(pipeline->context, pipeline->nstreams + 2);
+
+	AddWaitEventToSet(events, WL_LATCH_SET, PGINVALID_SOCKET, MyLatch, NULL);
+	AddWaitEventToSet(events, WL_EXIT_ON_PM_DEATH, PGINVALID_SOCKET, NULL, NULL);
+	for (int s = 0; s < pipeline->nstreams; s++)
+		AddWaitEventToSet(events, WL_SOCKET_READABLE, source_wakeup_fd(pipeline->streams[s].source),
+						  NULL, NULL);
+	return events;
+}
+
+/* Is there anything for a transaction to do though no record came? */
+static bool
+event_time_is_due(Pipeline *pipeline, TimestampTz now)
+{
+	return pipeline->query->windowed && next_event_time_action(pipeline, now) <= now;
+}
+
+static long
+time_to_wait(Pipeline *pipeline)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	TimestampTz until = next_event_time_action(pipeline, now);
+
+	for (int s = 0; s < pipeline->nstreams; s++)
+	{
+		if (pipeline->number == 0)
+			until = Min(until, pipeline->streams[s].refresh_at);
+		if (source_trouble(pipeline->streams[s].source, NULL) != SOURCE_FINE)
+			until = Min(until, now + TROUBLE_CHECK_MS * US_PER_MS);
+	}
+	if (until == DT_NOEND)
+		return -1;
+	return Max(1, TimestampDifferenceMilliseconds(now, until));
+}
+
+void
+pipeline_run(Oid query, int number, int generation)
+{
+	Pipeline *pipeline = set_up(query, number, generation);
+	WaitEventSet *events;
+	bool due =
+		true; /* the first transaction makes the row of a global aggregate, and shows that all is well */
+
+	if (pipeline == NULL)
+		return;
+	events = make_event_set(pipeline);
+	while (!told_to_stop() && !pipeline->all_stopped && pipeline->failed == NULL)
+	{
+		int records = gather(pipeline, events);
+
+		AcceptInvalidationMessages();
+		if (streams_are_stale)
+			break;
+		due |= skip_control_records(pipeline);
+		due |= event_time_is_due(pipeline, GetCurrentTimestamp());
+		if (records > 0 || due)
+		{
+			run_transaction(pipeline);
+			due = false;
+		}
+		else if (!watch_sources(pipeline))
+			break;
+		else if (wait_for_events(events, time_to_wait(pipeline)))
+			due = pipeline->query->npipelines > 1 && pipeline->query->windowed;
+	}
+	FreeWaitEventSet(events);
+	tear_down(pipeline);
+}

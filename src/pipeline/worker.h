@@ -1,0 +1,130 @@
+/*
+ * worker.h
+ *		What the files of a pipeline's worker share: worker.c (the loop), process.c (records to rows to groups) and
+ *		emit.c (groups to rows of the sink, windows closing).  Private to pipeline/.
+ */
+#ifndef VELO_WORKER_H
+#define VELO_WORKER_H
+
+#include "pipeline/pipeline.h"
+#include "plan/plan.h"
+#include "sink/sink.h"
+#include "source/source.h"
+
+/* One partition of a stream that this pipeline reads. */
+typedef struct PipelinePartition
+{
+	PartitionInfo committed;     /* as in the catalog */
+	int64 next_offset;           /* of the running transaction */
+	TimestampTz watermark;       /* of the running transaction */
+	TimestampTz round_watermark; /* as it was before the current batch */
+	bool idle;                   /* of the running transaction */
+	TimestampTz last_record_at;  /* wall clock; the pipeline's start if there was none */
+} PipelinePartition;
+
+typedef struct PipelineStream
+{
+	StreamInfo *info;
+	Source *source;
+	Decoder *decoder;
+	RecordBatch *batch;
+	int npartitions;
+	PipelinePartition *partitions; /* in the order of the source's */
+	int64 idle_timeout;            /* ms; 0: never */
+	TimestampTz refresh_at;        /* when to look for new partitions */
+} PipelineStream;
+
+/* A record that could not be processed, on its way to the dead letters. */
+typedef struct Failure
+{
+	const char *kind;
+	int stream;
+	int record;
+	int sqlerrcode;
+	char *message;
+	char *detail;
+} Failure;
+
+/* Where in a transaction an error was thrown: only a failing apply is searched for its record. */
+typedef enum PipelineStage
+{
+	STAGE_NONE,
+	STAGE_EVALUATE,
+	STAGE_APPLY,
+	STAGE_WRITE,
+	STAGE_COMMIT
+} PipelineStage;
+
+typedef struct Pipeline
+{
+	Oid id;
+	int number;
+	MemoryContext context;       /* as long as this run */
+	MemoryContext plan_context;  /* plans and what hangs on them */
+	MemoryContext round_context; /* reset per batch */
+	MemoryContext emit_context;  /* reset per set of emitted groups */
+
+	QueryInfo *query;
+	ContinuousPlan *plan;
+	InputPlan *input;
+	Emitter *emitter;
+	Sink *sink;
+	GroupTable *groups; /* NULL: ungrouped */
+	InputRows *rows;
+	BatchSet set;
+	int nstreams;
+	PipelineStream *streams;
+	PipelineCounters counters; /* of the running transaction, committed with it */
+	PipelineCounters committed_counters;
+
+	/* event time */
+	TimestampTz closed; /* the query's watermark as last acted on */
+	TimestampTz committed_closed;
+	TimestampTz all_idle_since; /* wall clock; DT_NOBEGIN: some partition is active */
+	TimestampTz idle_stand;     /* the query's watermark when all became idle */
+
+	/* errors */
+	PipelineStage stage;
+	List *failures;    /* of Failure, this batch, in round_context */
+	ErrorData *failed; /* on_error => 'fail': why the query ends after this transaction */
+	int record_limit;  /* records per transaction while a failing apply is searched for */
+	int round_records; /* in this transaction */
+	ErrorData *poison; /* the record below is known to fail in apply, with this */
+	int poison_stream;
+	int poison_partition;
+	int64 poison_offset;
+
+	bool in_trouble;  /* the query's error says so */
+	bool all_stopped; /* every partition has reached its stop offset */
+} Pipeline;
+
+/* process.c */
+extern void process_round(Pipeline *pipeline);
+/* Make a failure of a record of the current batch. */
+extern void fail_record(Pipeline *pipeline, const char *kind, int stream, int record,
+						const ErrorData *error);
+extern bool cut_at_failures(Pipeline *pipeline);
+
+/* emit.c */
+/* The rows of the current batch, of an ungrouped query. */
+extern void emit_appended(Pipeline *pipeline);
+/* EMIT CHANGES: the groups that changed since the last call. */
+extern void emit_changed(Pipeline *pipeline);
+/* Close the windows that the watermark has passed; EMIT FINAL writes them.  DT_NOEND closes all there is. */
+extern void close_windows(Pipeline *pipeline, TimestampTz watermark);
+
+/* metrics.c */
+/* Show what is committed in the worker's slot. */
+extern void publish_figures(Pipeline *pipeline);
+/* Add to the histogram of a stage. */
+extern void record_stage(MetricStage stage, uint64 value);
+
+/* event_time.c */
+/* The query's watermark: the least of all active partitions of all pipelines, or the wall clock's pace.  Never falls. */
+extern TimestampTz query_watermark(Pipeline *pipeline, TimestampTz now);
+/* Notice which partitions have become idle.  Returns true if one has. */
+extern bool update_idleness(Pipeline *pipeline, TimestampTz now);
+/* When the wall clock has something to do next; DT_NOEND: nothing. */
+extern TimestampTz next_event_time_action(Pipeline *pipeline, TimestampTz now);
+
+#endif /* VELO_WORKER_H */

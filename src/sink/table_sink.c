@@ -1,0 +1,474 @@
+/*
+ * table_sink.c
+ *		Writes the rows of a query into a table, by SQL.
+ *
+ * The rows of one write are an ephemeral named relation, "velo_rows", like the transition tables of a trigger; three
+ * saved statements read it: insert, upsert and delete.  Each set of rows is written in a subtransaction; when that
+ * fails for a reason that lies in a row, the set is halved until the row stands alone.
+ */
+#include "sink/sink.h"
+
+#include "access/htup_details.h"
+#include "access/xact.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_operator.h"
+#include "commands/trigger.h"
+#include "executor/spi.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/queryenvironment.h"
+#include "utils/rel.h"
+#include "utils/resowner.h"
+#include "utils/syscache.h"
+#include "utils/tuplestore.h"
+#include "utils/typcache.h"
+
+#include "exec/exec.h"
+
+#define ROWS_RELATION "velo_rows"
+
+typedef enum SinkStatement
+{
+	STATEMENT_INSERT,
+	STATEMENT_UPSERT,
+	STATEMENT_UPDATE_ALL, /* the one row of a global aggregate */
+	STATEMENT_DELETE,     /* no key is null: through the index */
+	STATEMENT_DELETE_NULL,
+	STATEMENT_DELETE_ALL,
+	NUM_STATEMENTS
+} SinkStatement;
+
+struct Sink
+{
+	MemoryContext context;
+	Oid target;
+	char *target_name; /* quoted and qualified, as the statements spell it */
+	TupleDesc result;
+	int nkeys;
+	int *keys; /* 0-based columns of the result */
+	TypeCacheEntry **key_types;
+	SPIPlanPtr statements[NUM_STATEMENTS];
+};
+
+Sink *
+sink_open(Oid target, TupleDesc result, List *key_columns)
+{
+	Sink *sink = palloc0_object(Sink);
+	ListCell *lc;
+
+	sink->context = CurrentMemoryContext;
+	sink->target = target;
+	sink->result = CreateTupleDescCopy(result);
+	sink->keys = palloc0_array(int, list_length(key_columns) + 1);
+	sink->key_types = palloc0_array(TypeCacheEntry *, list_length(key_columns) + 1);
+	foreach (lc, key_columns)
+	{
+		int column = lfirst_int(lc) - 1;
+
+		sink->key_types[sink->nkeys] =
+			lookup_type_cache(TupleDescAttr(sink->result, column)->atttypid,
+							  TYPECACHE_CMP_PROC_FINFO | TYPECACHE_EQ_OPR);
+		sink->keys[sink->nkeys++] = column;
+	}
+	return sink;
+}
+
+static void
+forget_statements(Sink *sink)
+{
+	for (int i = 0; i < NUM_STATEMENTS; i++)
+	{
+		if (sink->statements[i] != NULL)
+			SPI_freeplan(sink->statements[i]);
+		sink->statements[i] = NULL;
+	}
+}
+
+void
+sink_close(Sink *sink)
+{
+	forget_statements(sink);
+	pfree(sink);
+}
+
+static const char *
+column_name(Sink *sink, int column)
+{
+	return quote_identifier(NameStr(TupleDescAttr(sink->result, column)->attname));
+}
+
+static void
+append_columns(StringInfo sql, Sink *sink)
+{
+	for (int i = 0; i < sink->result->natts; i++)
+		appendStringInfo(sql, "%s%s", i > 0 ? ", " : "", column_name(sink, i));
+}
+
+/* "a = prefix.a, b = prefix.b" for all columns, or those that are no keys */
+static int
+append_assignments(StringInfo sql, Sink *sink, const char *prefix)
+{
+	int n = 0;
+
+	for (int i = 0; i < sink->result->natts; i++)
+	{
+		bool is_key = false;
+
+		for (int k = 0; k < sink->nkeys; k++)
+			is_key |= sink->keys[k] == i;
+		if (!is_key)
+			appendStringInfo(sql, "%s%s = %s.%s", n++ > 0 ? ", " : "", column_name(sink, i), prefix,
+							 column_name(sink, i));
+	}
+	return n;
+}
+
+/* The equality that PostgreSQL groups by, spelled so that no search_path can change it. */
+static char *
+equality_operator(TypeCacheEntry *type)
+{
+	HeapTuple tuple = SearchSysCache1(OPEROID, ObjectIdGetDatum(type->eq_opr));
+	Form_pg_operator operator;
+	char *spelled;
+
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for operator %u", type->eq_opr);
+	operator=(Form_pg_operator) GETSTRUCT(tuple);
+	spelled =
+		psprintf("OPERATOR(%s.%s)", quote_identifier(get_namespace_name(operator->oprnamespace)),
+				 NameStr(operator->oprname));
+	ReleaseSysCache(tuple);
+	return spelled;
+}
+
+static char *
+statement_text(Sink *sink, SinkStatement statement)
+{
+	StringInfoData sql;
+
+	initStringInfo(&sql);
+	switch (statement)
+	{
+		case STATEMENT_INSERT:
+		case STATEMENT_UPSERT:
+			appendStringInfo(&sql, "INSERT INTO %s (", sink->target_name);
+			append_columns(&sql, sink);
+			appendStringInfoString(&sql, ") SELECT ");
+			append_columns(&sql, sink);
+			appendStringInfoString(&sql, " FROM " ROWS_RELATION);
+			if (statement == STATEMENT_UPSERT)
+			{
+				int start;
+
+				appendStringInfoString(&sql, " ON CONFLICT (");
+				for (int k = 0; k < sink->nkeys; k++)
+					appendStringInfo(&sql, "%s%s", k > 0 ? ", " : "",
+									 column_name(sink, sink->keys[k]));
+				appendStringInfoString(&sql, ") DO ");
+				start = sql.len;
+				appendStringInfoString(&sql, "UPDATE SET ");
+				if (append_assignments(&sql, sink, "EXCLUDED") == 0)
+				{
+					sql.len = start;
+					sql.data[start] = '\0';
+					appendStringInfoString(&sql, "NOTHING");
+				}
+			}
+			break;
+		case STATEMENT_UPDATE_ALL:
+			appendStringInfo(&sql, "UPDATE %s SET ", sink->target_name);
+			append_assignments(&sql, sink, ROWS_RELATION);
+			appendStringInfoString(&sql, " FROM " ROWS_RELATION);
+			break;
+		case STATEMENT_DELETE_ALL:
+			appendStringInfo(&sql, "DELETE FROM %s", sink->target_name);
+			break;
+		case STATEMENT_DELETE:
+		case STATEMENT_DELETE_NULL:
+			appendStringInfo(&sql, "DELETE FROM %s AS t USING " ROWS_RELATION " AS r WHERE ",
+							 sink->target_name);
+			for (int k = 0; k < sink->nkeys; k++)
+			{
+				const char *name = column_name(sink, sink->keys[k]);
+
+				if (k > 0)
+					appendStringInfoString(&sql, " AND ");
+				if (statement == STATEMENT_DELETE_NULL)
+					appendStringInfo(&sql, "(t.%s IS NULL AND r.%s IS NULL OR ", name, name);
+				appendStringInfo(&sql, "t.%s %s r.%s", name, equality_operator(sink->key_types[k]),
+								 name);
+				if (statement == STATEMENT_DELETE_NULL)
+					appendStringInfoChar(&sql, ')');
+			}
+			break;
+		case NUM_STATEMENTS:
+			break;
+	}
+	return sql.data;
+}
+
+/*
+ * Run a statement over rows[], as the target's owner.  Returns the number of rows it touched.
+ */
+static uint64
+run_statement(Sink *sink, SinkStatement statement, SinkRow **rows, int nrows)
+{
+	EphemeralNamedRelation relation;
+	Tuplestorestate *store;
+	int rc;
+	uint64 processed;
+
+	SPI_connect();
+
+	store = tuplestore_begin_heap(false, false, work_mem);
+	for (int i = 0; i < nrows; i++)
+		tuplestore_putvalues(store, sink->result, rows[i]->values, rows[i]->nulls);
+
+	relation = palloc0_object(EphemeralNamedRelationData);
+	relation->md.name = ROWS_RELATION;
+	relation->md.reliddesc = InvalidOid;
+	relation->md.tupdesc = sink->result;
+	relation->md.enrtype = ENR_NAMED_TUPLESTORE;
+	relation->md.enrtuples = nrows;
+	relation->reldata = store;
+	rc = SPI_register_relation(relation);
+	if (rc != SPI_OK_REL_REGISTER)
+		elog(ERROR, "SPI_register_relation failed: %s", SPI_result_code_string(rc));
+
+	if (sink->statements[statement] == NULL)
+	{
+		SPIPlanPtr plan = SPI_prepare(statement_text(sink, statement), 0, NULL);
+
+		if (plan == NULL)
+			elog(ERROR, "SPI_prepare failed: %s", SPI_result_code_string(SPI_result));
+		SPI_keepplan(plan);
+		sink->statements[statement] = plan;
+	}
+
+	rc = SPI_execute_plan(sink->statements[statement], NULL, NULL, false, 0);
+	if (rc < 0)
+		elog(ERROR, "SPI_execute_plan failed: %s", SPI_result_code_string(rc));
+	processed = SPI_processed;
+	tuplestore_end(store);
+	SPI_finish();
+	return processed;
+}
+
+/* The one row of a global aggregate: there is no key to conflict on. */
+static void
+upsert_single(Sink *sink, SinkRow **rows)
+{
+	if (run_statement(sink, STATEMENT_UPDATE_ALL, rows, 1) == 0)
+		(void) run_statement(sink, STATEMENT_INSERT, rows, 1);
+}
+
+static bool
+has_null_key(Sink *sink, SinkRow *row)
+{
+	for (int k = 0; k < sink->nkeys; k++)
+		if (row->nulls[sink->keys[k]])
+			return true;
+	return false;
+}
+
+static void
+write_set(Sink *sink, SinkAction action, SinkRow **rows, int nrows)
+{
+	switch (action)
+	{
+		case SINK_APPEND:
+			(void) run_statement(sink, STATEMENT_INSERT, rows, nrows);
+			break;
+		case SINK_UPSERT:
+			if (sink->nkeys == 0)
+				upsert_single(sink, rows);
+			else
+				(void) run_statement(sink, STATEMENT_UPSERT, rows, nrows);
+			break;
+		case SINK_DELETE:
+			if (sink->nkeys == 0)
+				(void) run_statement(sink, STATEMENT_DELETE_ALL, rows, nrows);
+			else
+			{
+				bool any_null = false;
+
+				for (int i = 0; i < nrows && !any_null; i++)
+					any_null = has_null_key(sink, rows[i]);
+				(void) run_statement(sink, any_null ? STATEMENT_DELETE_NULL : STATEMENT_DELETE,
+									 rows, nrows);
+			}
+			break;
+	}
+}
+
+/* A row that violates a row security policy fails with the code of a missing right. */
+static bool
+error_is_of_row(Sink *sink, int sqlerrcode)
+{
+	if (sqlerrcode == ERRCODE_INSUFFICIENT_PRIVILEGE)
+	{
+		HeapTuple tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(sink->target));
+		bool secured = false;
+
+		if (HeapTupleIsValid(tuple))
+		{
+			secured = ((Form_pg_class) GETSTRUCT(tuple))->relrowsecurity;
+			ReleaseSysCache(tuple);
+		}
+		return secured;
+	}
+	return error_is_of_record(sqlerrcode);
+}
+
+/*
+ * Write a set of rows of one action; those that the target refuses get their error.  Returns how many were written.
+ */
+static int64
+write_isolated(Sink *sink, SinkAction action, SinkRow **rows, int nrows)
+{
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	ErrorData *error = NULL;
+
+	if (nrows == 0)
+		return 0;
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(context);
+	PG_TRY();
+	{
+		write_set(sink, action, rows, nrows);
+		ReleaseCurrentSubTransaction();
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(context);
+	CurrentResourceOwner = owner;
+
+	if (error == NULL)
+		return nrows;
+	if (!error_is_of_row(sink, error->sqlerrcode))
+		ReThrowError(error);
+	if (nrows == 1)
+	{
+		rows[0]->error = error;
+		return 0;
+	}
+	FreeErrorData(error);
+	return write_isolated(sink, action, rows, nrows / 2) +
+		   write_isolated(sink, action, rows + nrows / 2, nrows - nrows / 2);
+}
+
+static int
+compare_rows(const void *a, const void *b, void *arg)
+{
+	const SinkRow *left = *(SinkRow *const *) a;
+	const SinkRow *right = *(SinkRow *const *) b;
+	Sink *sink = arg;
+
+	for (int k = 0; k < sink->nkeys; k++)
+	{
+		int column = sink->keys[k];
+		int cmp;
+
+		if (left->nulls[column] || right->nulls[column])
+			cmp = (int) left->nulls[column] - (int) right->nulls[column];
+		else
+			cmp = DatumGetInt32(FunctionCall2Coll(&sink->key_types[k]->cmp_proc_finfo,
+												  TupleDescAttr(sink->result, column)->attcollation,
+												  left->values[column], right->values[column]));
+		if (cmp != 0)
+			return cmp;
+	}
+	return 0;
+}
+
+/* The target's name now; statements that spell an older one are forgotten.  Throws if it is gone. */
+static void
+refresh_target_name(Sink *sink)
+{
+	char *name = get_rel_name(sink->target);
+	char *qualified;
+
+	if (name == NULL)
+		ereport(ERROR, (errcode(ERRCODE_UNDEFINED_TABLE),
+						errmsg("the table that the query writes does not exist any more")));
+	qualified =
+		quote_qualified_identifier(get_namespace_name(get_rel_namespace(sink->target)), name);
+	if (sink->target_name != NULL && strcmp(sink->target_name, qualified) == 0)
+		return;
+	forget_statements(sink);
+	sink->target_name = MemoryContextStrdup(sink->context, qualified);
+}
+
+static Oid
+target_owner(Sink *sink)
+{
+	HeapTuple tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(sink->target));
+	Oid owner;
+
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for relation %u", sink->target);
+	owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
+	ReleaseSysCache(tuple);
+	return owner;
+}
+
+static void
+make_constraints_immediate(void)
+{
+	ConstraintsSetStmt *statement = makeNode(ConstraintsSetStmt);
+
+	AfterTriggerSetState(statement);
+}
+
+int64
+sink_write(Sink *sink, SinkRow *rows, int nrows)
+{
+	SinkRow **sets[SINK_DELETE + 1];
+	int counts[SINK_DELETE + 1] = {0};
+	int64 written = 0;
+	Oid user;
+	Oid owner;
+	int context;
+
+	if (nrows == 0)
+		return 0;
+	refresh_target_name(sink);
+	for (int action = SINK_APPEND; action <= SINK_DELETE; action++)
+		sets[action] = palloc_array(SinkRow *, nrows);
+	for (int i = 0; i < nrows; i++)
+	{
+		rows[i].error = NULL;
+		sets[rows[i].action][counts[rows[i].action]++] = &rows[i];
+	}
+
+	/*
+	 * As logical replication does: as the table's owner, and where that is somebody else, restricted, so that the
+	 * owner's triggers can do nothing in the name of the query's owner.
+	 */
+	owner = target_owner(sink);
+	GetUserIdAndSecContext(&user, &context);
+	SetUserIdAndSecContext(owner, context | SECURITY_LOCAL_USERID_CHANGE |
+									  (owner != user ? SECURITY_RESTRICTED_OPERATION : 0));
+	make_constraints_immediate();
+
+	/* deletes first: a group that left and one that came may meet in another unique index of the target */
+	for (int action = SINK_DELETE; action >= SINK_APPEND; action--)
+	{
+		if (sink->nkeys > 0 && counts[action] > 1)
+			qsort_arg(sets[action], counts[action], sizeof(SinkRow *), compare_rows, sink);
+		written += write_isolated(sink, action, sets[action], counts[action]);
+		pfree(sets[action]);
+	}
+
+	SetUserIdAndSecContext(user, context);
+	return written;
+}
