@@ -421,6 +421,8 @@ settle_late(Pipeline *pipeline)
 static void
 settle_offsets(Pipeline *pipeline)
 {
+	int records = 0;
+
 	for (int s = 0; s < pipeline->nstreams; s++)
 	{
 		PipelineStream *stream = &pipeline->streams[s];
@@ -433,9 +435,11 @@ settle_offsets(Pipeline *pipeline)
 			partition->next_offset = batch->records[i].offset + 1;
 			pipeline->counters.tombstones += batch->status[i] == RECORD_TOMBSTONE;
 		}
-		pipeline->counters.records_in += batch->nrecords;
+		records += batch->nrecords;
 	}
+	pipeline->counters.records_in += records;
 	pipeline->counters.batches++;
+	record_stage(METRIC_BATCH_RECORDS, records);
 }
 
 /* The record that the search for a failing apply has found: it fails without being tried again. */
@@ -480,6 +484,9 @@ process_round(Pipeline *pipeline)
 {
 	InputRows *rows = pipeline->rows;
 	bool fail = pipeline->query->on_error == ON_ERROR_FAIL;
+	TimestampTz start = GetCurrentTimestamp();
+	TimestampTz decoded;
+	TimestampTz evaluated;
 
 	MemoryContextSwitchTo(pipeline->round_context);
 	pipeline->failures = NIL;
@@ -495,6 +502,7 @@ process_round(Pipeline *pipeline)
 	if (fail)
 		(void) cut_at_failures(pipeline);
 	advance_watermarks(pipeline);
+	decoded = GetCurrentTimestamp();
 	evaluate_all(pipeline);
 	if (fail && cut_at_failures(pipeline))
 	{
@@ -509,12 +517,17 @@ process_round(Pipeline *pipeline)
 		group_table_apply(pipeline->groups, rows, pipeline->closed);
 		if (pipeline->query->windowed)
 			settle_late(pipeline);
+		evaluated = GetCurrentTimestamp();
 	}
 	else
 	{
 		pipeline->stage = STAGE_WRITE;
+		evaluated = GetCurrentTimestamp();
 		emit_appended(pipeline);
+		record_stage(METRIC_WRITE, GetCurrentTimestamp() - evaluated);
 	}
+	record_stage(METRIC_DECODE, decoded - start);
+	record_stage(METRIC_EVAL, evaluated - decoded);
 	save_failures(pipeline);
 	settle_offsets(pipeline);
 	pipeline->stage = STAGE_NONE;

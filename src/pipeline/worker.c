@@ -387,12 +387,13 @@ static int
 gather(Pipeline *pipeline, WaitEventSet *events)
 {
 	int limit = Min(pipeline->record_limit, pipeline->query->options.batch_size);
+	TimestampTz start = GetCurrentTimestamp();
 	int total = poll_streams(pipeline);
 	TimestampTz until;
 
 	if (total == 0)
 		return 0;
-	until = GetCurrentTimestamp() + pipeline->query->options.commit_interval * (int64) US_PER_MS;
+	until = start + pipeline->query->options.commit_interval * (int64) US_PER_MS;
 	while (total < limit && !caught_up(pipeline) && !told_to_stop())
 	{
 		long left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), until);
@@ -402,6 +403,7 @@ gather(Pipeline *pipeline, WaitEventSet *events)
 		(void) wait_for_events(events, left);
 		total = poll_streams(pipeline);
 	}
+	record_stage(METRIC_POLL, GetCurrentTimestamp() - start);
 	return total;
 }
 
@@ -566,13 +568,12 @@ transaction(Pipeline *pipeline)
 	TimestampTz until = GetCurrentTimestamp() + query->options.commit_interval * (int64) US_PER_MS;
 	int enough = Max(1, query->options.batch_size / 4);
 	int records = 0;
+	TimestampTz stage_start;
 
 	pipeline->round_records = 0;
 	for (int s = 0; s < pipeline->nstreams; s++)
 		records += pipeline->streams[s].batch->nrecords;
 
-	(void) set_config_option("synchronous_commit", "off", PGC_USERSET, PGC_S_OVERRIDE,
-							 GUC_ACTION_SET, true, 0, false);
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
 	if (plan_is_stale)
@@ -605,12 +606,16 @@ transaction(Pipeline *pipeline)
 
 	MemoryContextSwitchTo(pipeline->round_context);
 	pipeline->stage = STAGE_WRITE;
+	stage_start = GetCurrentTimestamp();
 	if (pipeline->failed == NULL)
 		(void) skip_control_records(pipeline);
 	settle_windows(pipeline);
 	if (pipeline->failed == NULL)
 		pipeline->all_stopped = finish_if_stopped(pipeline);
+	if (pipeline->groups != NULL)
+		record_stage(METRIC_WRITE, GetCurrentTimestamp() - stage_start);
 	pipeline->stage = STAGE_COMMIT;
+	stage_start = GetCurrentTimestamp();
 	if (pipeline->groups != NULL)
 		group_table_checkpoint(pipeline->groups);
 	save_partitions(pipeline);
@@ -623,6 +628,7 @@ transaction(Pipeline *pipeline)
 	}
 	PopActiveSnapshot();
 	CommitTransactionCommand();
+	record_stage(METRIC_COMMIT, GetCurrentTimestamp() - stage_start);
 	MemoryContextSwitchTo(pipeline->context);
 	pipeline->stage = STAGE_NONE;
 }
@@ -895,6 +901,9 @@ pipeline_run(Oid query, int number, int generation)
 	bool due =
 		true; /* the first transaction makes the row of a global aggregate, and shows that all is well */
 
+	/* offsets and results live or die together, so nothing is lost with the tail of the log */
+	SetConfigOption("synchronous_commit", "off", PGC_USERSET, PGC_S_OVERRIDE);
+	pipeline = set_up(query, number, generation);
 	if (pipeline == NULL)
 		return;
 	events = make_event_set(pipeline);
