@@ -173,6 +173,9 @@ extern void query_save_partition(Oid id, const PartitionInfo *partition); /* ins
 extern void query_read_counters(Oid id, int pipeline, PipelineCounters *counters);
 extern void query_save_counters(Oid id, int pipeline, const PipelineCounters *counters);
 
+/* The greatest "closed" of the query's pipelines; DT_NOBEGIN if none has closed a window. */
+extern TimestampTz query_closed(Oid id);
+
 extern void query_set_state(Oid id, QueryState state);
 /* error: NULL clears it.  retry_at DT_NOEND: no retry. */
 extern void query_set_error(Oid id, ErrorData *error, TimestampTz retry_at);

@@ -575,14 +575,17 @@ transaction(Pipeline *pipeline)
 		records += pipeline->streams[s].batch->nrecords;
 
 	StartTransactionCommand();
+	/* before the snapshot, which must show what the pipeline before us in turn has committed */
+	if (query->merged)
+		lock_query(pipeline);
 	PushActiveSnapshot(GetTransactionSnapshot());
+	if (query->merged)
+		pipeline->closed = Max(pipeline->closed, query_closed(pipeline->id));
 	if (plan_is_stale)
 		make_plan(pipeline);
 	if (!plan_lock_relations(pipeline->plan->input))
 		ereport(ERROR, (errcode(ERRCODE_UNDEFINED_TABLE),
 						errmsg("a table of the query does not exist any more")));
-	if (query->merged)
-		lock_query(pipeline);
 	if (pipeline->groups != NULL && pipeline->plan->grouped->grouping->nkeys == 0 &&
 		pipeline->plan->grouped->grouping->window.kind == WINDOW_NONE && pipeline->number == 0)
 		(void) group_table_global(pipeline->groups);
