@@ -29,4 +29,38 @@ compat_create_wait_event_set(MemoryContext context, int nevents)
 #endif
 }
 
+/* 17: create_foreignscan_path() takes the clauses of a join, too; a base relation has none */
+#if PG17_GE
+#define compat_create_foreignscan_path(root, rel, rows, startup_cost, total_cost)                  \
+	create_foreignscan_path(root, rel, NULL, rows, startup_cost, total_cost, NIL,                  \
+							(rel)->lateral_relids, NULL, NIL, NIL)
+#else
+#define compat_create_foreignscan_path(root, rel, rows, startup_cost, total_cost)                  \
+	create_foreignscan_path(root, rel, NULL, rows, startup_cost, total_cost, NIL,                  \
+							(rel)->lateral_relids, NULL, NIL)
+#endif
+
+/* 16: the user whose rights a relation is used with moved from the range table; InvalidOid: the current user */
+#if PG16_GE
+#define compat_scan_user(node) (((ForeignScan *) (node)->ss.ps.plan)->checkAsUser)
+#define compat_insert_user(result_rel, estate) ExecGetResultRelCheckAsUser(result_rel, estate)
+#else
+#define compat_scan_user(node)                                                                     \
+	(exec_rt_fetch(((Scan *) (node)->ss.ps.plan)->scanrelid, (node)->ss.ps.state)->checkAsUser)
+/* a partition that tuples are routed to has no entry of its own in the range table */
+#define compat_insert_user(result_rel, estate)                                                     \
+	(exec_rt_fetch((result_rel)->ri_RangeTableIndex != 0                                           \
+					   ? (result_rel)->ri_RangeTableIndex                                          \
+					   : (result_rel)->ri_RootResultRelInfo->ri_RangeTableIndex,                   \
+				   estate)                                                                         \
+		 ->checkAsUser)
+#endif
+
+/* 17: internal subtransactions are allowed while a query has parallel workers */
+#if PG17_GE
+#define compat_can_start_subtransaction() true
+#else
+#define compat_can_start_subtransaction() (!IsInParallelMode())
+#endif
+
 #endif /* VELO_COMPAT_H */

@@ -73,6 +73,8 @@ typedef struct StreamInfo
 extern bool stream_is(Oid relid);
 /* ereport(ERROR) if it is none.  Checks options again, for they may come from a dump of another version. */
 extern StreamInfo *stream_get(Oid relid);
+/* The same with the user mapping of "userid" in place of the current user's: a view's owner reads its streams. */
+extern StreamInfo *stream_get_as(Oid relid, Oid userid);
 
 /* ------------------------------------------------------------------ queries */
 

@@ -25,7 +25,9 @@
  * fdw_private of a stream's ForeignScan: a list of
  *	  0  integer list of wanted attribute numbers
  *	  1  Boolean: continuous
- *	  2  list of bounds for an ad-hoc scan (exec/stream_scan.c knows its form), NIL: none
+ *	  2  list of bounds for an ad-hoc scan, NIL: none; parallel to fdw_exprs, which holds what metadata is compared
+ *		 with.  A bound is an integer list: MetadataKind, btree strategy number, type of the expression, and 1 if
+ *		 that is an array of which any element may be equal.
  */
 #define SCAN_PRIVATE_ATTRS 0
 #define SCAN_PRIVATE_CONTINUOUS 1
