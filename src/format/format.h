@@ -72,6 +72,10 @@ typedef struct RecordBatch
 	const int32 *partitions; /* Record.partition -> the broker's partition number */
 	/* the record's headers as jsonb array of {"key":..., "value":...}, NULL when it has none */
 	Jsonb *(*headers)(const Record *record);
+	/* decoded values go into chunks that are handed out front to back; private to format/ */
+	char *arena;       /* the first chunk, kept over resets */
+	char *arena_next;  /* free space of the current chunk */
+	char *arena_limit; /* and its end */
 } RecordBatch;
 
 typedef struct Decoder Decoder;
