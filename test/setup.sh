@@ -31,7 +31,7 @@ as_root()
 
 have_postgresql()
 {
-	[ -e "$("$pg_config" --pgxs)" ] && [ -x "$("$pg_config" --bindir)/initdb" ]
+	command -v "$pg_config" && [ -e "$("$pg_config" --pgxs)" ] && [ -x "$("$pg_config" --bindir)/initdb" ]
 }
 
 java_17()
@@ -49,15 +49,16 @@ need perl perl -MTest::More -MTime::HiRes -MTAP::Harness -e 1
 need kcat kcat -V
 need maven mvn --version
 need default-jre-headless java_17
+need postgresql have_postgresql
 
 install_packages()
 {
 	local log=$1 version cluster_conf=/etc/postgresql-common/createcluster.d/velo.conf
 
 	as_root apt-get update -qq >>"$log" 2>&1 || return
-	if ! have_postgresql; then
+	if [[ " ${packages[*]} " == *" postgresql "* ]]; then
 		version=$(apt-cache depends postgresql | sed -n 's/.*Depends: postgresql-\([0-9]\+\)$/\1/p')
-		packages+=("postgresql-$version" "postgresql-server-dev-$version")
+		packages=("${packages[@]/%postgresql/postgresql-$version}" "postgresql-server-dev-$version")
 		# the programs are wanted, not a server of the system's that starts by itself
 		as_root mkdir -p "${cluster_conf%/*}"
 		echo 'create_main_cluster = false' | as_root tee "$cluster_conf" >/dev/null
@@ -67,8 +68,8 @@ install_packages()
 		apt-get install -y -qq --no-install-recommends "${packages[@]}" >>"$log" 2>&1
 }
 
-if [ ${#packages[@]} -gt 0 ] || ! have_postgresql; then
-	echo "setup: installing ${packages[*]}$(have_postgresql || echo ' postgresql')"
+if [ ${#packages[@]} -gt 0 ]; then
+	echo "setup: installing ${packages[*]}"
 	log=$(mktemp)
 	if ! install_packages "$log"; then
 		cat "$log" >&2
