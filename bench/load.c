@@ -77,12 +77,12 @@ main(int argc, char **argv)
 			strcpy(ts + 23, "Z"); /* milliseconds are enough */
 		}
 		random = random * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
-		snprintf(key, sizeof(key), "S%03d", (int) (random >> 33) % 100);
+		snprintf(key, sizeof(key), "S%03u", (unsigned) (random >> 33) % 100);
 		len = snprintf(value, sizeof(value),
-					   "{\"symbol\":\"%s\",\"price\":%d.%02d,\"volume\":%d,\"ts\":\"%s\","
-					   "\"trader\":\"T%d\"}",
-					   key, 50 + (int) (random >> 40) % 150, (int) (random >> 20) % 100,
-					   100 + (int) (random >> 45) % 9900, ts, (int) (random >> 50) % 10);
+					   "{\"symbol\":\"%s\",\"price\":%u.%02u,\"volume\":%u,\"ts\":\"%s\","
+					   "\"trader\":\"T%u\"}",
+					   key, 50 + (unsigned) (random >> 40) % 150, (unsigned) (random >> 20) % 100,
+					   100 + (unsigned) (random >> 45) % 9900, ts, (unsigned) (random >> 50) % 10);
 		while (rd_kafka_produce(rkt, 0, RD_KAFKA_MSG_F_COPY, value, len, key, strlen(key), NULL))
 			rd_kafka_poll(rk, 10);
 		if (rate || i % 1000 == 0)
