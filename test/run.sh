@@ -3,7 +3,7 @@
 # checkout.  The environment it gets:
 #	VELO_BINDIR		PostgreSQL's programs
 #	VELO_BUILD		what was built for the tests, and Kafka's jars
-#	VELO_SCRATCH	a directory for data and logs; removed unless the command fails
+#	VELO_SCRATCH	a directory for data and logs; removed unless the command fails (or VELO_KEEP is set)
 #	PERL5LIB		test/lib
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -5,14 +5,14 @@
 #   $kafka->create_topic('trades', 4);
 #   my $offsets = $kafka->produce('trades', [[0, 'key', 1767225600000, '{"a": 1}'], ...]);
 #
-# It stops when the object goes, or the process.
+# It stops with the process that made it.
 
 package Velo::Kafka;
 
 use strict;
 use warnings;
 
-use Velo::Process qw(scratch_dir free_port wait_for spawn run_command);
+use Velo::Process qw(scratch_dir free_port wait_for spawn finish run_command);
 
 # Why there can't be a Kafka; undef if there can.
 sub missing
@@ -31,8 +31,7 @@ sub new
 		dir => $dir,
 		logfile => "$dir/kafka.log",
 		heap => $options{heap} // '512m',
-		port => free_port(),
-		owner => $$
+		port => free_port()
 	}, $class;
 	my %properties = (
 		'process.roles' => 'broker,controller',
@@ -98,8 +97,7 @@ sub start
 		"$self->{dir}/server.properties");
 	my $ready = wait_for(
 		sub {
-			die "Kafka ended, see $self->{logfile}\n"
-			  if waitpid($self->{pid}, POSIX::WNOHANG()) != 0;
+			die "Kafka ended, see $self->{logfile}\n" if Velo::Process::ended($self->{pid});
 			return ($self->tool('', 'wait'))[0] == 0;
 		},
 		90);
@@ -108,22 +106,12 @@ sub start
 	return;
 }
 
-sub end
-{
-	my ($self, $signal) = @_;
-
-	return unless $self->{pid};
-	kill $signal, $self->{pid};
-	waitpid $self->{pid}, 0;
-	undef $self->{pid};
-	return;
-}
-
 sub stop
 {
 	my ($self) = @_;
 
-	return $self->end('TERM');
+	finish($self->{pid}, 'TERM');
+	return;
 }
 
 # What was acknowledged survives: the operating system keeps the written pages.
@@ -131,7 +119,8 @@ sub kill9
 {
 	my ($self) = @_;
 
-	return $self->end('KILL');
+	finish($self->{pid}, 'KILL');
+	return;
 }
 
 sub restart
@@ -214,16 +203,6 @@ sub produce
 	my $out = $self->tool_ok($input, 'produce', $topic, map { "$_=$properties{$_}" } sort keys %properties);
 
 	return [ map { [ split /\t/ ] } split /\n/, $out ];
-}
-
-sub DESTROY
-{
-	my ($self) = @_;
-
-	# the exit status is the test's; a forked child does not own the broker
-	local ($?, $@);
-	$self->kill9 if $self->{pid} && $self->{owner} == $$;
-	return;
 }
 
 1;

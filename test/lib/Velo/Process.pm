@@ -11,7 +11,7 @@ use IO::Socket::INET;
 use POSIX ();
 use Time::HiRes qw(sleep time);
 
-our @EXPORT_OK = qw(scratch_dir free_port wait_for spawn run_command children);
+our @EXPORT_OK = qw(scratch_dir free_port wait_for spawn finish run_command children);
 
 # Die in order, so that END blocks and destructors run.
 $SIG{$_} = sub { exit 130 }
@@ -70,6 +70,10 @@ sub redirect_and_exec
 	POSIX::_exit(127);
 }
 
+# Servers that run: their process ids, and the signal that ends each.
+my %spawned;
+my $owner = $$;
+
 # Start a server as a child, its output appended to $log.  It gets $signal when this process dies in whatever way.
 sub spawn
 {
@@ -78,7 +82,44 @@ sub spawn
 
 	redirect_and_exec($log, undef, undef, 'setpriv', '--pdeathsig', $signal, '--', @command)
 	  if $pid == 0;
+	$spawned{$pid} = $signal;
 	return $pid;
+}
+
+# True when the child has ended.
+sub ended
+{
+	my ($pid) = @_;
+
+	return 1 unless $spawned{$pid};
+	return 0 if waitpid($pid, POSIX::WNOHANG()) == 0;
+	delete $spawned{$pid};
+	return 1;
+}
+
+# End a child with a signal, and all of it with SIGKILL if it is still there after $timeout seconds (30).  Returns
+# whether it ended by itself.
+sub finish
+{
+	my ($pid, $signal, $timeout) = @_;
+	my @children = children($pid);
+
+	return 1 if ended($pid);
+	kill $signal, $pid;
+	return 1 if wait_for(sub { ended($pid) }, $timeout // 30);
+	kill 'KILL', $pid, @children;
+	wait_for(sub { ended($pid) });
+	return 0;
+}
+
+END
+{
+	# not in a forked child; and the exit status is the test's
+	if ($$ == $owner)
+	{
+		local $?;
+		finish($_, $spawned{$_}) for keys %spawned;
+	}
 }
 
 # Run a command with $input on its standard input; returns exit status, standard output and standard error.

@@ -5,7 +5,7 @@
 #   my ($status, $out, $err) = $pg->psql('SELECT ...');
 #   $pg->wait_until(q{SELECT state = 'finished' FROM velo.queries});
 #
-# It stops when the object goes, or the process.  Never as root: test/run.sh sees to that.
+# It stops with the process that made it.  Never as root: test/run.sh sees to that.
 
 package Velo::Server;
 
@@ -13,7 +13,7 @@ use strict;
 use warnings;
 
 use Time::HiRes qw(time);
-use Velo::Process qw(scratch_dir free_port wait_for spawn run_command children);
+use Velo::Process qw(scratch_dir free_port wait_for spawn finish run_command children);
 
 # options: name, dev_broker (true: with the development broker), conf (hash of settings), start (default true)
 sub new
@@ -25,8 +25,7 @@ sub new
 		data => "$dir/data",
 		logfile => "$dir/postgresql.log",
 		bindir => $ENV{VELO_BINDIR} // die("VELO_BINDIR is not set: run this through test/run.sh\n"),
-		port => free_port(),
-		owner => $$
+		port => free_port()
 	}, $class;
 	my ($status, $out, $err) = run_command('', "$self->{bindir}/initdb", '--no-sync', '--auth=trust',
 		'--username=postgres', '--encoding=UTF8', '--locale=C', $self->{data});
@@ -66,10 +65,7 @@ sub alive
 {
 	my ($self) = @_;
 
-	return 0 unless $self->{pid};
-	return 1 if waitpid($self->{pid}, POSIX::WNOHANG()) == 0;
-	undef $self->{pid};
-	return 0;
+	return $self->{pid} && !Velo::Process::ended($self->{pid});
 }
 
 sub start
@@ -96,12 +92,7 @@ sub stop
 	my ($self, $signal) = @_;
 
 	return unless $self->alive;
-	kill $signal // 'INT', $self->{pid};
-	if (!wait_for(sub { !$self->alive }, 60))
-	{
-		$self->kill9;
-		die "the server did not stop\n";
-	}
+	finish($self->{pid}, $signal // 'INT', 60) or die "the server did not stop, see $self->{logfile}\n";
 	return;
 }
 
@@ -130,9 +121,7 @@ sub kill9
 	return unless $self->alive;
 	my @children = children($self->{pid});
 
-	kill 'KILL', $self->{pid};
-	waitpid $self->{pid}, 0;
-	undef $self->{pid};
+	finish($self->{pid}, 'KILL');
 	return if wait_for(sub { !grep { kill 0, $_ } @children }, 30);
 	kill 'KILL', @children;
 	return;
@@ -207,16 +196,6 @@ sub dev_brokers
 	my ($self) = @_;
 
 	return "127.0.0.1:$self->{broker_port}";
-}
-
-sub DESTROY
-{
-	my ($self) = @_;
-
-	# the exit status is the test's; a forked child does not own the server
-	local ($?, $@);
-	eval { $self->stop } if $self->{pid} && $self->{owner} == $$;
-	return;
 }
 
 1;
