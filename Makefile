@@ -13,15 +13,57 @@ PG_CONFIG ?= pg_config
 PG_CPPFLAGS = -isystem $(shell $(PG_CONFIG) --includedir-server) -I$(srcdir)/src
 PG_CFLAGS = -Wall -Wextra -Werror -Wno-missing-field-initializers -Wno-unused-parameter
 SHLIB_LINK = -lrdkafka -lm
+# bitcode for JIT inlining would need clang, and buys nothing here
+override with_llvm := no
 
 REGRESS = $(patsubst sql/%.sql,%,$(sort $(wildcard sql/*.sql)))
+EXTRA_CLEAN = build/kafka_tool $(wildcard build/bench/*)
 
+# on a fresh machine there is no pg_config before `make setup`
+ifneq ($(shell command -v $(PG_CONFIG)),)
 PGXS := $(shell $(PG_CONFIG) --pgxs)
 include $(PGXS)
+else
+all install installcheck clean:
+	@echo "$(PG_CONFIG) not found: set PG_CONFIG, or let \`make setup\` install PostgreSQL" >&2; exit 1
+endif
 
 # a change of any header rebuilds everything: there is no dependency tracking in PGXS
 $(OBJS): $(wildcard src/*.h $(ROOMS:%=src/%/*.h))
 
-.PHONY: format
+# ---------------------------------------------------------------- for users and developers
+
+.PHONY: setup installed demo test bench format
+
+# what is missing of packages and jars (Debian)
+setup:
+	@PG_CONFIG=$(PG_CONFIG) test/setup.sh
+
+# built, and installed where $(PG_CONFIG) says, through sudo where that is not ours to write
+installed: all build/kafka_tool
+	@if [ -w "$(DESTDIR)$(pkglibdir)" ]; then $(MAKE) -s install; else sudo $(MAKE) -s install PG_CONFIG=$(PG_CONFIG); fi
+
+# each is a process of its own after the set-up, because PGXS may have been missing before
+demo: setup
+	@$(MAKE) -s installed
+	@test/run.sh test/demo.sh
+
+# TESTS="test/t/001_quickstart.pl ...": only these
+test: setup
+	@$(MAKE) -s installed
+	@test/run.sh perl test/run.pl $(TESTS)
+
+bench: setup
+	@$(MAKE) -s installed build/bench/bare_consumer build/bench/handwritten build/bench/load
+	@test/run.sh perl bench/run.pl
+
+build/kafka_tool: test/kafka_tool.c
+	@mkdir -p $(@D)
+	$(CC) -std=gnu11 -O2 -Wall -Wextra -Werror -o $@ $< -lrdkafka
+
+build/bench/%: bench/%.c bench/bench.h
+	@mkdir -p $(@D)
+	$(CC) -std=gnu11 -O3 -march=native -Wall -Wextra -Werror -o $@ $< -lrdkafka
+
 format:
-	clang-format -i src/*.[ch] src/*/*.[ch]
+	clang-format -i src/*.[ch] src/*/*.[ch] test/*.c bench/*.[ch]
