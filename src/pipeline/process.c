@@ -41,7 +41,7 @@ static ErrorData *
 try_step(Pipeline *pipeline, Step step, void *arg)
 {
 	ResourceOwner owner = CurrentResourceOwner;
-	ErrorData *error = NULL;
+	ErrorData *volatile error = NULL;
 
 	BeginInternalSubTransaction(NULL);
 	MemoryContextSwitchTo(pipeline->round_context);

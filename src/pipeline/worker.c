@@ -731,7 +731,7 @@ remember_poison(Pipeline *pipeline, ErrorData *error)
 static void
 run_transaction(Pipeline *pipeline)
 {
-	ErrorData *error = NULL;
+	ErrorData *volatile error = NULL;
 
 	PG_TRY();
 	{

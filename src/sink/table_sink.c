@@ -330,7 +330,7 @@ write_isolated(Sink *sink, SinkAction action, SinkRow **rows, int nrows)
 {
 	MemoryContext context = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
-	ErrorData *error = NULL;
+	ErrorData *volatile error = NULL;
 
 	if (nrows == 0)
 		return 0;
