@@ -45,6 +45,15 @@ COMMENT ON FUNCTION velo.drop_stream(regclass, bool) IS
 	'drop a stream; with cascade also the queries that use it';
 
 
+-- ---------------------------------------------------------------- development broker
+
+CREATE FUNCTION velo.dev_create_topic(topic text, partitions int DEFAULT 1)
+RETURNS void
+AS 'MODULE_PATHNAME', 'velo_dev_create_topic'
+LANGUAGE C VOLATILE STRICT PARALLEL RESTRICTED;
+COMMENT ON FUNCTION velo.dev_create_topic(text, int) IS
+	'creates a topic in the development broker of this server (velo.dev_broker_port)';
+
 -- ---------------------------------------------------------------- windows
 
 

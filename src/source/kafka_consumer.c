@@ -1,0 +1,613 @@
+/*
+ * kafka_consumer.c
+ *		Records in: a Source reads an explicit set of partitions of one topic.
+ *
+ * librdkafka's broker threads fetch into one bounded queue; source_poll() moves what is there into a batch
+ * without waiting.  The records point into librdkafka's messages, which the source holds until
+ * source_release() destroys them all in one loop: freeing them one by one between other work makes both
+ * threads meet at the lock of malloc's arena, at a quarter of the rate.
+ *
+ * Where a partition ends: librdkafka reports an end of partition only after the broker has waited in vain for
+ * more (fetch.wait.max.ms).  So a partition is also at its end when everything below the high watermark of
+ * the last answer has been handed out.  The event is still needed past control records and below the open
+ * transactions that read_committed hides.
+ */
+#include "source/kafka.h"
+
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include "mb/pg_wchar.h"
+#include "storage/fd.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+
+/* Records taken from librdkafka's queue at once */
+#define POLL_CHUNK 1000
+
+/* librdkafka's own memory of a queued message beyond its value, in bytes (measured) */
+#define QUEUED_MESSAGE_OVERHEAD 300
+
+/* How often the offsets of partitions without new records are looked at, in ms */
+#define OFFSETS_INTERVAL 500
+
+/* What only the source itself knows of a partition */
+typedef struct PartitionState
+{
+	int64 seen_position; /* as of the last refresh of the offsets */
+	int64 eof;           /* offset of the last end-of-partition event; -1: none */
+	SourceTrouble trouble;
+	char *message; /* in the client's context; NULL: none */
+} PartitionState;
+
+struct Source
+{
+	KafkaClient *client;
+	rd_kafka_queue_t *queue;
+	char *topic;
+
+	int npartitions;
+	SourcePartition *partitions;
+	PartitionState *states;
+	int32 *numbers;  /* the broker's partition numbers */
+	int32 *index_of; /* by the broker's number, -1: not ours */
+	int32 nindex_of;
+	int ntroubles; /* partitions in trouble */
+
+	/* handed out, not given back */
+	rd_kafka_message_t **held;
+	int nheld;
+	int held_capacity;
+
+	int wakeup_fd;
+	TimestampTz offsets_checked_at;
+
+	int64 *group_offsets;  /* to tell the consumer group; -1: nothing */
+	bool group_wanted;     /* there are some */
+	bool group_committing; /* librdkafka is about it */
+
+	/* figures */
+	int64 queue_limit;       /* records */
+	int64 queue_bytes_limit; /* of values */
+	int64 queue_high_water;
+	int64 backpressure_events;
+	bool queue_full;
+	int64 records_seen;
+	int64 bytes_seen; /* of values */
+};
+
+static void commit_group(Source *source);
+static Jsonb *kafka_headers(const Record *record);
+
+/* Give librdkafka back what it would wait for; the client calls it before it closes, or the source itself. */
+static void
+source_give_back(void *owner)
+{
+	Source *source = owner;
+
+	source_release(source);
+	if (source->queue != NULL)
+	{
+		/* no more wake-ups into a closed descriptor */
+		rd_kafka_queue_io_event_enable(source->queue, -1, NULL, 0);
+		rd_kafka_queue_io_event_enable(source->client->events, -1, NULL, 0);
+		rd_kafka_queue_destroy(source->queue);
+		source->queue = NULL;
+	}
+	if (source->wakeup_fd >= 0)
+	{
+		close(source->wakeup_fd);
+		source->wakeup_fd = -1;
+		ReleaseExternalFD();
+	}
+}
+
+/* The group has an answer: tell it what came meanwhile. */
+static void
+source_on_event(void *owner, rd_kafka_event_t *event)
+{
+	Source *source = owner;
+
+	if (rd_kafka_event_type(event) != RD_KAFKA_EVENT_OFFSET_COMMIT)
+		return;
+	source->group_committing = false;
+	if (source->group_wanted)
+		commit_group(source);
+}
+
+/* (Re)start reading all partitions at their positions; drops what is queued. */
+static void
+assign(Source *source)
+{
+	rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(source->npartitions);
+	rd_kafka_resp_err_t err;
+
+	for (int i = 0; i < source->npartitions; i++)
+	{
+		SourcePartition *p = &source->partitions[i];
+		rd_kafka_topic_partition_t *elem =
+			rd_kafka_topic_partition_list_add(list, source->topic, p->partition);
+
+		if (p->position == SOURCE_OFFSET_BEGINNING)
+			elem->offset = RD_KAFKA_OFFSET_BEGINNING;
+		else if (p->position == SOURCE_OFFSET_END)
+			elem->offset = RD_KAFKA_OFFSET_END;
+		else
+			elem->offset = p->position;
+	}
+	err = rd_kafka_assign(source->client->rk, list);
+	rd_kafka_topic_partition_list_destroy(list);
+	if (err != RD_KAFKA_RESP_ERR_NO_ERROR)
+		kafka_error(source->client, err, "read from Kafka");
+}
+
+Source *
+source_open(const StreamInfo *stream, const char *group_id, const SourcePartition *partitions,
+			int npartitions, int queue_kb)
+{
+	char kbytes[16];
+	char messages[16];
+	int64 limit = Min(Max((int64) queue_kb * 1024 / QUEUED_MESSAGE_OVERHEAD, 1000), 10000000);
+	KafkaSetting defaults[] = {
+		{"client.id", "velo"},
+		{"sasl.mechanisms", "PLAIN"},
+		{"check.crcs", "true"},
+		{"fetch.wait.max.ms", kafka_is_dev_broker(stream->brokers) ? "5" : "100"},
+		{"fetch.queue.backoff.ms", "5"},
+		{"reconnect.backoff.max.ms", "2000"},
+		{"topic.metadata.propagation.max.ms", "2000"},
+		{"topic.metadata.refresh.interval.ms", "60000"},
+		{NULL},
+	};
+	KafkaSetting owned[] = {
+		/* librdkafka wants a name even where nothing is committed to the group */
+		{"group.id", group_id != NULL ? group_id : "velo"},
+		/* nobody joins the group; but closing would wait that long for its coordinator to take a commit */
+		{"session.timeout.ms", "1"},
+		{"enable.auto.commit", "false"},
+		{"enable.auto.offset.store", "false"},
+		{"auto.offset.reset", "error"},
+		{"isolation.level", "read_committed"},
+		{"enable.partition.eof", "true"},
+		{"allow.auto.create.topics", "false"},
+		{"queued.min.messages", messages},
+		{"queued.max.messages.kbytes", kbytes},
+		{NULL},
+	};
+	static const uint64 wakeup = 1;
+	KafkaClient *client;
+	MemoryContext oldcontext;
+	Source *source;
+	int32 max_partition = -1;
+
+	queue_kb = Max(queue_kb, 1024);
+	snprintf(kbytes, sizeof(kbytes), "%d", Min(queue_kb, 2097151));
+	snprintf(messages, sizeof(messages), INT64_FORMAT, limit);
+
+	client = kafka_client_open(RD_KAFKA_CONSUMER, stream, defaults, owned);
+	oldcontext = MemoryContextSwitchTo(client->context);
+
+	source = palloc0(sizeof(Source));
+	source->client = client;
+	source->topic = pstrdup(stream->topic);
+	source->wakeup_fd = -1;
+	source->queue_limit = limit;
+	source->queue_bytes_limit = (int64) queue_kb * 1024;
+	client->owner = source;
+	client->before_close = source_give_back;
+	client->on_event = source_on_event;
+
+	source->npartitions = npartitions;
+	source->partitions = palloc(npartitions * sizeof(SourcePartition));
+	source->states = palloc0(npartitions * sizeof(PartitionState));
+	source->numbers = palloc(npartitions * sizeof(int32));
+	source->group_offsets = palloc(npartitions * sizeof(int64));
+	for (int i = 0; i < npartitions; i++)
+	{
+		SourcePartition *p = &source->partitions[i];
+
+		p->partition = partitions[i].partition;
+		p->position = partitions[i].position;
+		p->low = -1;
+		p->end = -1;
+		p->at_end = false;
+		source->states[i].seen_position = p->position;
+		source->states[i].eof = -1;
+		source->numbers[i] = p->partition;
+		max_partition = Max(max_partition, p->partition);
+	}
+	source->nindex_of = max_partition + 1;
+	source->index_of = palloc(source->nindex_of * sizeof(int32));
+	for (int i = 0; i < source->nindex_of; i++)
+		source->index_of[i] = -1;
+	for (int i = 0; i < npartitions; i++)
+		source->index_of[source->numbers[i]] = i;
+	MemoryContextSwitchTo(oldcontext);
+
+	if (!AcquireExternalFD())
+		ereport(ERROR, errcode_for_file_access(),
+				errmsg("could not open a Kafka source for stream \"%s\": %m", stream->name));
+	source->wakeup_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+	if (source->wakeup_fd < 0)
+	{
+		ReleaseExternalFD();
+		ereport(ERROR, errcode_for_file_access(),
+				errmsg("could not create an event descriptor: %m"));
+	}
+	source->queue = rd_kafka_queue_get_consumer(client->rk);
+	rd_kafka_queue_io_event_enable(source->queue, source->wakeup_fd, &wakeup, sizeof(wakeup));
+	rd_kafka_queue_io_event_enable(client->events, source->wakeup_fd, &wakeup, sizeof(wakeup));
+
+	assign(source);
+	return source;
+}
+
+void
+source_close(Source *source)
+{
+	kafka_client_close(source->client);
+}
+
+/* Set or, with SOURCE_FINE, clear the trouble of a partition. */
+static void
+set_partition_trouble(Source *source, int index, SourceTrouble trouble, const char *message)
+{
+	PartitionState *state = &source->states[index];
+
+	if (state->trouble != SOURCE_FINE)
+		source->ntroubles--;
+	if (trouble != SOURCE_FINE)
+		source->ntroubles++;
+	state->trouble = trouble;
+	if (state->message != NULL)
+		pfree(state->message);
+	state->message = message != NULL ? MemoryContextStrdup(source->client->context, message) : NULL;
+}
+
+/* An error or the end of a partition, which librdkafka reports as a message without a record. */
+static void
+handle_error(Source *source, const rd_kafka_message_t *message)
+{
+	SourceTrouble trouble = kafka_trouble_of(message->err);
+	char text[400];
+	char reason[512];
+	SourcePartition *p;
+	int index;
+
+	kafka_clean_text(text, sizeof(text), rd_kafka_message_errstr(message));
+	if (message->partition < 0 || message->partition >= source->nindex_of ||
+		source->index_of[message->partition] < 0)
+	{
+		/* of the group or the connection */
+		if (message->err != RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED)
+		{
+			source->client->trouble = trouble;
+			strlcpy(source->client->message, text, sizeof(source->client->message));
+		}
+		return;
+	}
+	index = source->index_of[message->partition];
+	p = &source->partitions[index];
+
+	if (message->err == RD_KAFKA_RESP_ERR__PARTITION_EOF)
+	{
+		p->position = message->offset;
+		source->states[index].eof = message->offset;
+		trouble = SOURCE_FINE;
+		source->client->trouble = SOURCE_FINE;
+	}
+	else if (trouble == SOURCE_OUT_OF_RANGE)
+		snprintf(reason, sizeof(reason),
+				 "offset " INT64_FORMAT " of partition %d of topic \"%s\" is not in the log",
+				 message->offset >= 0 ? message->offset : p->position, p->partition, source->topic);
+	else if (trouble == SOURCE_NO_TOPIC)
+		snprintf(reason, sizeof(reason), "partition %d of topic \"%s\" does not exist",
+				 p->partition, source->topic);
+	else
+		snprintf(reason, sizeof(reason), "partition %d of topic \"%s\": %s", p->partition,
+				 source->topic, text);
+
+	if (trouble != SOURCE_FINE || source->states[index].trouble != SOURCE_FINE)
+		set_partition_trouble(source, index, trouble, trouble != SOURCE_FINE ? reason : NULL);
+}
+
+/* A partition in trouble delivers again.  false: too late, for what librdkafka failed to read is missing. */
+static bool
+partition_recovered(Source *source, int index)
+{
+	SourceTrouble trouble = source->states[index].trouble;
+
+	if (trouble == SOURCE_FAILED || trouble == SOURCE_OUT_OF_RANGE)
+		return false;
+	if (trouble != SOURCE_FINE)
+		set_partition_trouble(source, index, SOURCE_FINE, NULL);
+	return true;
+}
+
+/* Bring low, end and at_end of the partitions up to date: of all now and then, else of those that moved. */
+static void
+refresh_offsets(Source *source)
+{
+	TimestampTz now = GetCurrentTimestamp();
+	bool all = TimestampDifferenceExceeds(source->offsets_checked_at, now, OFFSETS_INTERVAL);
+
+	if (all)
+		source->offsets_checked_at = now;
+	for (int i = 0; i < source->npartitions; i++)
+	{
+		SourcePartition *p = &source->partitions[i];
+		PartitionState *state = &source->states[i];
+		int64 low;
+		int64 high;
+
+		if (!all && p->position == state->seen_position && p->position != state->eof)
+			continue;
+		state->seen_position = p->position;
+
+		if (rd_kafka_get_watermark_offsets(source->client->rk, source->topic, p->partition, &low,
+										   &high) != RD_KAFKA_RESP_ERR_NO_ERROR)
+			continue;
+		if (low >= 0)
+			p->low = low;
+		p->at_end = state->trouble == SOURCE_FINE && p->position >= 0 &&
+					(p->position == high || p->position == state->eof);
+		if (p->at_end)
+			p->end = p->position;
+		else if (high >= 0)
+			p->end = high;
+	}
+}
+
+/* Look at the fetch queue; called before a poll empties it. */
+static void
+measure_queue(Source *source)
+{
+	int64 depth = rd_kafka_queue_length(source->queue);
+	SourceStats stats;
+
+	source->queue_high_water = Max(source->queue_high_water, depth);
+	source_stats(source, &stats);
+	if (depth >= stats.queue_capacity && !source->queue_full)
+		source->backpressure_events++;
+	source->queue_full = depth >= stats.queue_capacity;
+}
+
+int
+source_poll(Source *source, RecordBatch *batch, int max, Size max_bytes)
+{
+	Size bytes = 0;
+	int taken = 0;
+	uint64 wakeups;
+
+	batch->headers = kafka_headers;
+	batch->topic = source->topic;
+	batch->partitions = source->numbers;
+	max = Min(max, batch->capacity - batch->nrecords);
+
+	/* before the queues are looked at, so that no wake-up is lost; nothing to read is fine */
+	if (read(source->wakeup_fd, &wakeups, sizeof(wakeups)) < 0)
+		Assert(errno == EAGAIN || errno == EINTR);
+	kafka_client_serve(source->client, 0);
+	measure_queue(source);
+
+	while (taken < max && bytes < max_bytes)
+	{
+		int chunk = Min(POLL_CHUNK, max - taken);
+		rd_kafka_message_t **messages;
+		int n;
+
+		if (source->nheld + chunk > source->held_capacity)
+		{
+			source->held_capacity = source->nheld + Max(chunk, max);
+			if (source->held == NULL)
+				source->held = MemoryContextAllocHuge(source->client->context,
+													  source->held_capacity * sizeof(void *));
+			else
+				source->held = repalloc_huge(source->held, source->held_capacity * sizeof(void *));
+		}
+		messages = source->held + source->nheld;
+		n = (int) rd_kafka_consume_batch_queue(source->queue, 0, messages, chunk);
+		if (n <= 0)
+			break;
+		source->nheld += n;
+
+		for (int i = 0; i < n; i++)
+		{
+			rd_kafka_message_t *message = messages[i];
+			rd_kafka_timestamp_type_t type;
+			Record *record;
+			int64 ms;
+			int index;
+
+			if (unlikely(message->err != RD_KAFKA_RESP_ERR_NO_ERROR))
+			{
+				handle_error(source, message);
+				continue;
+			}
+			index = source->index_of[message->partition];
+			if (unlikely(source->ntroubles > 0) && !partition_recovered(source, index))
+				continue;
+			record = &batch->records[batch->nrecords + taken];
+			record->value = message->payload;
+			record->value_len = message->len;
+			record->key = message->key;
+			record->key_len = message->key_len;
+			record->offset = message->offset;
+			ms = rd_kafka_message_timestamp(message, &type);
+			record->timestamp =
+				ms < 0 || type == RD_KAFKA_TIMESTAMP_NOT_AVAILABLE
+					? DT_NOBEGIN
+					: ms * 1000 - (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * USECS_PER_DAY;
+			record->partition = index;
+			record->handle = message;
+			source->partitions[index].position = message->offset + 1;
+			bytes += message->len + message->key_len;
+			source->bytes_seen += message->len;
+			taken++;
+		}
+		if (n < chunk)
+			break;
+	}
+
+	if (taken > 0)
+	{
+		source->records_seen += taken;
+		source->client->trouble = SOURCE_FINE;
+		batch->nrecords += taken;
+	}
+	refresh_offsets(source);
+	return taken;
+}
+
+void
+source_release(Source *source)
+{
+	for (int i = 0; i < source->nheld; i++)
+		rd_kafka_message_destroy(source->held[i]);
+	source->nheld = 0;
+}
+
+int
+source_wakeup_fd(Source *source)
+{
+	return source->wakeup_fd;
+}
+
+SourcePartition *
+source_partitions(Source *source, int *npartitions)
+{
+	*npartitions = source->npartitions;
+	return source->partitions;
+}
+
+SourceTrouble
+source_trouble(Source *source, const char **message)
+{
+	SourceTrouble trouble;
+
+	*message = NULL;
+	if (source->ntroubles > 0)
+	{
+		for (int i = 0; i < source->npartitions; i++)
+		{
+			PartitionState *state = &source->states[i];
+
+			if (state->trouble != SOURCE_FINE)
+			{
+				*message = state->message;
+				return state->trouble;
+			}
+		}
+	}
+	trouble = kafka_client_trouble(source->client);
+	if (trouble != SOURCE_FINE)
+		*message = source->client->message;
+	return trouble;
+}
+
+void
+source_stats(Source *source, SourceStats *stats)
+{
+	/* values only, as librdkafka counts them for its limit */
+	int64 size = source->records_seen > 0 ? source->bytes_seen / source->records_seen : 0;
+
+	stats->queue_depth = rd_kafka_queue_length(source->queue);
+	stats->queue_capacity = Min(source->queue_limit, source->queue_bytes_limit / Max(size, 1));
+	stats->queue_high_water = Max(source->queue_high_water, stats->queue_depth);
+	stats->backpressure_events = source->backpressure_events;
+	stats->queue_bytes = stats->queue_depth * size;
+}
+
+void
+source_seek(Source *source, int index, int64 offset)
+{
+	source_release(source);
+	source->partitions[index].position = offset;
+	source->partitions[index].at_end = false;
+	for (int i = 0; i < source->npartitions; i++)
+		source->states[i].eof = -1;
+	set_partition_trouble(source, index, SOURCE_FINE, NULL);
+	assign(source);
+}
+
+/* Tell the group what is wanted, one request at a time.  A courtesy: its failure changes nothing. */
+static void
+commit_group(Source *source)
+{
+	rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(source->npartitions);
+
+	for (int i = 0; i < source->npartitions; i++)
+	{
+		if (source->group_offsets[i] >= 0)
+			rd_kafka_topic_partition_list_add(list, source->topic, source->numbers[i])->offset =
+				source->group_offsets[i];
+	}
+	source->group_wanted = false;
+	source->group_committing =
+		list->cnt > 0 && rd_kafka_commit(source->client->rk, list, 1) == RD_KAFKA_RESP_ERR_NO_ERROR;
+	rd_kafka_topic_partition_list_destroy(list);
+}
+
+void
+source_commit_group(Source *source, const int64 *committed)
+{
+	memcpy(source->group_offsets, committed, source->npartitions * sizeof(int64));
+	source->group_wanted = true;
+	if (!source->group_committing)
+		commit_group(source);
+}
+
+/* Bytes of a header as text; as hex, in bytea's way, where they are no UTF-8. */
+static void
+push_text(JsonbParseState **state, JsonbIteratorToken token, const char *bytes, Size len)
+{
+	JsonbValue value;
+
+	value.type = jbvString;
+	if (!pg_verify_mbstr(PG_UTF8, bytes, len, true))
+	{
+		value.val.string.val = palloc(2 + 2 * len);
+		value.val.string.val[0] = '\\';
+		value.val.string.val[1] = 'x';
+		value.val.string.len = 2 + hex_encode(bytes, len, value.val.string.val + 2);
+	}
+	else
+	{
+		value.val.string.val = pg_any_to_server(bytes, len, PG_UTF8);
+		value.val.string.len = value.val.string.val == bytes ? len : strlen(value.val.string.val);
+	}
+	pushJsonbValue(state, token, &value);
+}
+
+/* A record's headers as a jsonb array of {"key": ..., "value": ...}; NULL when it has none. */
+static Jsonb *
+kafka_headers(const Record *record)
+{
+	rd_kafka_headers_t *headers;
+	JsonbParseState *state = NULL;
+	JsonbValue null_value = {.type = jbvNull};
+	const char *name;
+	const void *value;
+	size_t len;
+
+	if (rd_kafka_message_headers(record->handle, &headers) != RD_KAFKA_RESP_ERR_NO_ERROR)
+		return NULL;
+
+	pushJsonbValue(&state, WJB_BEGIN_ARRAY, NULL);
+	for (size_t i = 0;
+		 rd_kafka_header_get_all(headers, i, &name, &value, &len) == RD_KAFKA_RESP_ERR_NO_ERROR;
+		 i++)
+	{
+		pushJsonbValue(&state, WJB_BEGIN_OBJECT, NULL);
+		push_text(&state, WJB_KEY, "key", strlen("key"));
+		push_text(&state, WJB_VALUE, name, strlen(name));
+		push_text(&state, WJB_KEY, "value", strlen("value"));
+		if (value == NULL)
+			pushJsonbValue(&state, WJB_VALUE, &null_value);
+		else
+			push_text(&state, WJB_VALUE, value, len);
+		pushJsonbValue(&state, WJB_END_OBJECT, NULL);
+	}
+	return JsonbValueToJsonb(pushJsonbValue(&state, WJB_END_ARRAY, NULL));
+}
