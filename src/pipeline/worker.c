@@ -646,11 +646,15 @@ committed(Pipeline *pipeline)
 	{
 		PipelineStream *stream = &pipeline->streams[s];
 		SourcePartition *read = source_partitions(stream->source, NULL);
+		int64 *offsets = palloc_array(int64, stream->npartitions + 1);
 
 		for (int i = 0; i < stream->npartitions; i++)
 		{
 			PipelinePartition *partition = &stream->partitions[i];
 
+			offsets[i] = partition->next_offset > partition->committed.next_offset
+							 ? partition->next_offset
+							 : -1;
 			watermark_moved |= partition->committed.watermark != partition->watermark ||
 							   partition->committed.idle != partition->idle;
 			partition->committed.next_offset = partition->next_offset;
@@ -659,7 +663,9 @@ committed(Pipeline *pipeline)
 			if (read[i].end >= 0)
 				partition->committed.end_offset = read[i].end;
 		}
-		source_commit_group(stream->source);
+		if (pipeline->query->options.group_id != NULL)
+			source_commit_group(stream->source, offsets);
+		pfree(offsets);
 	}
 	pipeline->committed_counters = pipeline->counters;
 	if (pipeline->record_limit != INT_MAX)
