@@ -94,6 +94,12 @@ SELECT * FROM trades_ddl;
 ALTER FOREIGN TABLE trades_ddl OPTIONS (SET event_time 'at');
 EXPLAIN (COSTS OFF) SELECT symbol FROM trades_ddl WHERE price > 1;
 EXPLAIN (COSTS OFF) SELECT count(*) FROM raw;
+-- what is asked of offset, partition and time limits what is read; a latest time does not, for times need not ascend
+SELECT velo.create_stream('narrow', 'p int OPTIONS (metadata ''partition''), o bigint OPTIONS (metadata ''offset''),
+        t timestamptz OPTIONS (metadata ''timestamp'')', brokers => '127.0.0.1:9');
+EXPLAIN (COSTS OFF) SELECT * FROM narrow WHERE p IN (1, 2) AND 5 < o AND t >= now() - interval '1 h';
+EXPLAIN (COSTS OFF) SELECT * FROM narrow WHERE o + 1 > 5 AND t < now() AND p <> 3;
+DROP FOREIGN TABLE narrow;
 ALTER FOREIGN TABLE trades_ddl OPTIONS (DROP event_time);
 
 -- servers and user mappings

@@ -7,7 +7,6 @@
  */
 #include "velo.h"
 
-#include "access/xact.h"
 #include "catalog/namespace.h"
 #include "catalog/velo_catalog.h"
 #include "executor/spi.h"

@@ -353,6 +353,14 @@ column_options_read(List *options, StreamColumn *column)
 				 errdetail("A column with metadata is not decoded from the record's value.")));
 }
 
+/* The names that a server or a user mapping may set without being a superuser, for hints. */
+static char *
+property_names(bool is_mapping)
+{
+	return psprintf("%s, %s", is_mapping ? source_property_list(true) : "brokers",
+					source_property_list(false));
+}
+
 /* Check an option of a server or user mapping that is not velo's own: a property of librdkafka. */
 static void
 check_property(DefElem *def, bool is_mapping)
@@ -363,17 +371,14 @@ check_property(DefElem *def, bool is_mapping)
 	switch (source_property_kind(name, &reason))
 	{
 		case PROPERTY_UNKNOWN:
-			if (is_mapping)
-				unknown_option("user mapping", name, source_property_list(true));
-			else
-				unknown_option("server", name,
-							   psprintf("brokers, %s", source_property_list(false)));
+			unknown_option(is_mapping ? "user mapping" : "server", name,
+						   property_names(is_mapping));
 			break;
 		case PROPERTY_OWNED:
 			ereport(ERROR, (errcode(ERRCODE_FDW_INVALID_OPTION_NAME),
 							errmsg("property \"%s\" cannot be set", name),
 							reason ? errdetail_internal("%s", reason) : 0,
-							errhint("Valid options are: %s.", source_property_list(is_mapping))));
+							errhint("Valid options are: %s.", property_names(is_mapping))));
 			break;
 		case PROPERTY_SUPERUSER:
 			if (!superuser())
@@ -381,7 +386,7 @@ check_property(DefElem *def, bool is_mapping)
 								errmsg("permission denied to set property \"%s\"", name),
 								errdetail("Only superusers may set it."),
 								errhint("Options that need no superuser are: %s.",
-										source_property_list(is_mapping))));
+										property_names(is_mapping))));
 			break;
 		case PROPERTY_SECRET:
 			if (!is_mapping)

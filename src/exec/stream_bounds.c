@@ -2,8 +2,8 @@
  * stream_bounds.c
  *		From conditions on metadata to the offsets that an ad-hoc scan reads.
  *
- * The conditions stay in the plan's filter, so a range may be too wide, never too narrow.  That is why an upper
- * bound on the timestamp narrows nothing: timestamps need not ascend, and earlier ones may follow a later one.
+ * The conditions stay in the plan's filter, so a range may be too wide, never too narrow.  plan/stream_path.c finds
+ * them; of those on the timestamp only lower bounds arrive here.
  */
 #include "stream_scan.h"
 
@@ -159,10 +159,7 @@ stream_bounds_apply(const StreamInfo *stream, List *bounds, List *exprs, ExprCon
 		if (is_any)
 			keep_listed_partitions(DatumGetArrayTypeP(value), ranges, npartitions);
 		else if (kind == META_TIMESTAMP)
-		{
-			if (strategy >= BTEqualStrategyNumber)
-				since = Max(since, timestamp_value(value, type));
-		}
+			since = Max(since, timestamp_value(value, type));
 		else
 			for (int p = 0; p < npartitions; p++)
 			{

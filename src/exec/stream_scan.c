@@ -39,7 +39,8 @@ typedef struct AdHocScan
 	int npartitions;
 	PartitionRange *topic;    /* [npartitions], what the topic held when the scan began */
 	Source *source;           /* NULL: not open, or nothing to read */
-	PartitionRange *assigned; /* [number of the source's partitions] */
+	int nassigned;            /* partitions to read */
+	PartitionRange *assigned; /* [nassigned], in the source's order */
 	Decoder *decoder;
 	int batch_limit; /* records of the next batch */
 	int next_error;  /* index in batch->errors */
@@ -136,8 +137,8 @@ ad_hoc_start(AdHocScan *scan, ExprContext *econtext)
 {
 	PartitionRange *ranges;
 	SourcePartition *partitions;
-	int nassigned = 0;
 
+	scan->nassigned = 0;
 	scan->started = true;
 	if (scan->topic == NULL)
 	{
@@ -158,16 +159,16 @@ ad_hoc_start(AdHocScan *scan, ExprContext *econtext)
 	for (int p = 0; p < scan->npartitions; p++)
 		if (ranges[p].from < ranges[p].to)
 		{
-			partitions[nassigned].partition = p;
-			partitions[nassigned].position = ranges[p].from;
-			partitions[nassigned].low = -1;
-			partitions[nassigned].end = -1;
-			ranges[nassigned++] = ranges[p];
+			partitions[scan->nassigned].partition = p;
+			partitions[scan->nassigned].position = ranges[p].from;
+			partitions[scan->nassigned].low = -1;
+			partitions[scan->nassigned].end = -1;
+			ranges[scan->nassigned++] = ranges[p];
 		}
 	scan->assigned = ranges;
-	if (nassigned > 0)
+	if (scan->nassigned > 0)
 		scan->source =
-			source_open(scan->stream, NULL, partitions, nassigned, velo_pipeline_memory / 4);
+			source_open(scan->stream, NULL, partitions, scan->nassigned, velo_pipeline_memory / 4);
 	pfree(partitions);
 }
 
@@ -433,33 +434,24 @@ ad_hoc_no_row(StreamScan *scan, int record)
 					record_error_context(ad_hoc, scan->batch, record)));
 }
 
-/* Begin anew, within the same end offsets. */
+/*
+ * Begin anew, within the same end offsets; what is read may depend on parameters that have changed.  The consumer is
+ * made anew as well: librdkafka can fail an assertion when partitions are assigned again in quick succession (issue
+ * 5573), and where rescans matter PostgreSQL keeps the rows (Materialize, Hash).
+ */
 static void
-ad_hoc_rescan(ForeignScanState *node, StreamScan *scan)
+ad_hoc_rescan(StreamScan *scan)
 {
 	AdHocScan *ad_hoc = scan->ad_hoc;
-	SourcePartition *partitions;
-	int npartitions;
 
 	if (!ad_hoc->started)
 		return;
 	ad_hoc_forget_batch(scan);
-	if (ad_hoc->bounds != NIL && node->ss.ps.chgParam != NULL)
-	{
-		/* what is read may depend on the changed parameters */
-		if (ad_hoc->source != NULL)
-			source_close(ad_hoc->source);
-		ad_hoc->source = NULL;
-		ad_hoc->started = false;
-		pfree(ad_hoc->assigned);
-	}
-	else if (ad_hoc->source != NULL)
-	{
-		partitions = source_partitions(ad_hoc->source, &npartitions);
-		for (int i = 0; i < npartitions; i++)
-			if (partitions[i].position != ad_hoc->assigned[i].from)
-				source_seek(ad_hoc->source, i, ad_hoc->assigned[i].from);
-	}
+	if (ad_hoc->source != NULL)
+		source_close(ad_hoc->source);
+	ad_hoc->source = NULL;
+	pfree(ad_hoc->assigned);
+	ad_hoc->started = false;
 }
 
 /* ------------------------------------------------------------------ the executor's methods */
@@ -539,7 +531,7 @@ rescan(ForeignScanState *node)
 	if (scan->set != NULL)
 		scan->next = scan->set->from[scan->index];
 	else
-		ad_hoc_rescan(node, scan);
+		ad_hoc_rescan(scan);
 }
 
 static void
@@ -551,9 +543,36 @@ end_scan(ForeignScanState *node)
 		source_close(scan->ad_hoc->source);
 }
 
+/* The metadata that a scan's bounds are about, each once. */
+static List *
+bound_names(List *bounds)
+{
+	static const struct
+	{
+		MetadataKind kind;
+		char *name;
+	} kinds[] = {
+		{META_PARTITION, "partition"}, {META_OFFSET, "offset"}, {META_TIMESTAMP, "timestamp"}};
+	List *names = NIL;
+
+	for (int i = 0; i < (int) lengthof(kinds); i++)
+	{
+		ListCell *cell;
+
+		foreach (cell, bounds)
+			if (linitial_int((List *) lfirst(cell)) == (int) kinds[i].kind)
+			{
+				names = lappend(names, kinds[i].name);
+				break;
+			}
+	}
+	return names;
+}
+
 static void
 explain_scan(ForeignScanState *node, ExplainState *es)
 {
+	List *bounds = list_nth(((ForeignScan *) node->ss.ps.plan)->fdw_private, SCAN_PRIVATE_BOUNDS);
 	StreamScan *scan = node->fdw_state;
 	AdHocScan *ad_hoc = scan ? scan->ad_hoc : NULL;
 	StreamInfo *stream =
@@ -573,9 +592,12 @@ explain_scan(ForeignScanState *node, ExplainState *es)
 			"Watermark",
 			DatumGetCString(DirectFunctionCall1(interval_out, IntervalPGetDatum(&delay))), es);
 	}
+	if (bounds != NIL)
+		ExplainPropertyList("Narrowed By", bound_names(bounds), es);
 	if (es->analyze && ad_hoc != NULL)
 	{
 		ExplainPropertyInteger("Partitions", NULL, ad_hoc->npartitions, es);
+		ExplainPropertyInteger("Partitions Read", NULL, ad_hoc->nassigned, es);
 		ExplainPropertyInteger("Records Read", NULL, ad_hoc->read, es);
 		ExplainPropertyInteger("Bytes Read", NULL, ad_hoc->bytes, es);
 		ExplainPropertyInteger("Tombstones", NULL, ad_hoc->tombstones, es);

@@ -16,14 +16,12 @@
 #include "fmgr.h"
 #include "foreign/fdwapi.h"
 #include "nodes/makefuncs.h"
-#include "nodes/nodeFuncs.h"
 #include "optimizer/clauses.h"
 #include "optimizer/cost.h"
 #include "optimizer/optimizer.h"
 #include "optimizer/pathnode.h"
 #include "optimizer/planmain.h"
 #include "optimizer/restrictinfo.h"
-#include "parser/parsetree.h"
 #include "plan.h"
 #include "utils/lsyscache.h"
 
@@ -150,6 +148,9 @@ add_bound(const StreamInfo *stream, Index relid, Node *clause, List **bounds, Li
 		return;
 	get_op_opfamily_properties(opno, opfamily, false, &strategy, &lefttype, &righttype);
 	if (is_any && (kind != META_PARTITION || strategy != BTEqualStrategyNumber))
+		return;
+	/* timestamps need not ascend: behind a later record there may be an earlier one */
+	if (kind == META_TIMESTAMP && strategy < BTEqualStrategyNumber)
 		return;
 
 	*bounds = lappend(*bounds, list_make4_int(kind, strategy, (int) righttype, is_any));
