@@ -142,12 +142,28 @@ effective_idle_timeout(const QueryInfo *query, const StreamInfo *info)
 	return velo_idle_timeout;
 }
 
+/* Read every partition of the stream from its next offset on. */
+static void
+open_source(Pipeline *pipeline, PipelineStream *stream)
+{
+	QueryOptions *options = &pipeline->query->options;
+	SourcePartition *read = palloc0_array(SourcePartition, stream->npartitions + 1);
+
+	for (int i = 0; i < stream->npartitions; i++)
+	{
+		read[i].partition = stream->partitions[i].committed.partition;
+		read[i].position = stream->partitions[i].next_offset;
+	}
+	stream->source = source_open(stream->info, options->group_id, read, stream->npartitions,
+								 options->pipeline_memory / QUEUE_SHARE / pipeline->plan->nstreams);
+	pfree(read);
+}
+
 static void
 open_stream(Pipeline *pipeline, PipelineStream *stream, StreamUse *use, List *partitions)
 {
 	QueryInfo *query = pipeline->query;
 	TimestampTz now = GetCurrentTimestamp();
-	SourcePartition *read;
 	Bitmapset *wanted = bms_copy(use->wanted);
 	ListCell *lc;
 
@@ -163,7 +179,6 @@ open_stream(Pipeline *pipeline, PipelineStream *stream, StreamUse *use, List *pa
 	stream->refresh_at = now + stream->info->partitions_refresh * US_PER_MS;
 
 	stream->partitions = palloc0_array(PipelinePartition, list_length(partitions) + 1);
-	read = palloc0_array(SourcePartition, list_length(partitions) + 1);
 	foreach (lc, partitions)
 	{
 		PartitionInfo *info = lfirst(lc);
@@ -177,13 +192,9 @@ open_stream(Pipeline *pipeline, PipelineStream *stream, StreamUse *use, List *pa
 		partition->watermark = info->watermark;
 		/* the clock of idleness starts anew with the pipeline: an outage or a restart is never idleness */
 		partition->last_record_at = now;
-		read[stream->npartitions].partition = info->partition;
-		read[stream->npartitions].position = info->next_offset;
 		stream->npartitions++;
 	}
-	stream->source =
-		source_open(stream->info, query->options.group_id, read, stream->npartitions,
-					query->options.pipeline_memory / QUEUE_SHARE / pipeline->plan->nstreams);
+	open_source(pipeline, stream);
 }
 
 static void
@@ -265,6 +276,8 @@ set_up(Oid id, int number, int generation)
 static void
 tear_down(Pipeline *pipeline)
 {
+	if (pipeline->events != NULL)
+		FreeWaitEventSet(pipeline->events);
 	for (int s = 0; s < pipeline->nstreams; s++)
 	{
 		source_release(pipeline->streams[s].source);
@@ -280,6 +293,20 @@ tear_down(Pipeline *pipeline)
 }
 
 /* ---------------------------------------------------------------- polling and waiting */
+
+/* Wait for the sources that are open now, the latch and the postmaster's death. */
+static void
+watch_events(Pipeline *pipeline)
+{
+	if (pipeline->events != NULL)
+		FreeWaitEventSet(pipeline->events);
+	pipeline->events = compat_create_wait_event_set(pipeline->context, pipeline->nstreams + 2);
+	AddWaitEventToSet(pipeline->events, WL_LATCH_SET, PGINVALID_SOCKET, MyLatch, NULL);
+	AddWaitEventToSet(pipeline->events, WL_EXIT_ON_PM_DEATH, PGINVALID_SOCKET, NULL, NULL);
+	for (int s = 0; s < pipeline->nstreams; s++)
+		AddWaitEventToSet(pipeline->events, WL_SOCKET_READABLE,
+						  source_wakeup_fd(pipeline->streams[s].source), NULL, NULL);
+}
 
 /* Drop what lies behind the stop offsets from the records polled last. */
 static void
@@ -355,10 +382,10 @@ caught_up(Pipeline *pipeline)
 
 /* Returns true if somebody set the latch: a sibling whose watermark moved, the scheduler, a signal. */
 static bool
-wait_for_events(WaitEventSet *events, long timeout_ms)
+wait_for_events(Pipeline *pipeline, long timeout_ms)
 {
 	WaitEvent event;
-	bool woken = WaitEventSetWait(events, timeout_ms, &event, 1, PG_WAIT_EXTENSION) > 0 &&
+	bool woken = WaitEventSetWait(pipeline->events, timeout_ms, &event, 1, PG_WAIT_EXTENSION) > 0 &&
 				 (event.events & WL_LATCH_SET) != 0;
 
 	ResetLatch(MyLatch);
@@ -384,7 +411,7 @@ told_to_stop(void)
  * record came.  Returns the number of records; 0 at once when there is nothing.
  */
 static int
-gather(Pipeline *pipeline, WaitEventSet *events)
+gather(Pipeline *pipeline)
 {
 	int limit = Min(pipeline->record_limit, pipeline->query->options.batch_size);
 	TimestampTz start = GetCurrentTimestamp();
@@ -400,7 +427,7 @@ gather(Pipeline *pipeline, WaitEventSet *events)
 
 		if (left <= 0)
 			break;
-		(void) wait_for_events(events, left);
+		(void) wait_for_events(pipeline, left);
 		total = poll_streams(pipeline);
 	}
 	record_stage(METRIC_POLL, GetCurrentTimestamp() - start);
@@ -701,12 +728,17 @@ restore_committed(Pipeline *pipeline)
 			partition->next_offset = partition->committed.next_offset;
 			partition->watermark = partition->committed.watermark;
 			partition->idle = partition->committed.idle;
-			source_seek(stream->source, i, partition->next_offset);
 		}
 	}
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
 	MemoryContextSwitchTo(pipeline->context);
+	for (int s = 0; s < pipeline->nstreams; s++)
+	{
+		source_close(pipeline->streams[s].source);
+		open_source(pipeline, &pipeline->streams[s]);
+	}
+	watch_events(pipeline);
 	load_groups(pipeline);
 	PopActiveSnapshot();
 	CommitTransactionCommand();
@@ -803,8 +835,10 @@ settle_gap(Pipeline *pipeline, PipelineStream *stream, const char *message)
 							 pipeline->query->name, read->low, stream->info->topic, read->partition,
 							 read->position)));
 		partition->next_offset = read->low;
-		source_seek(stream->source, i, read->low);
 	}
+	source_close(stream->source);
+	open_source(pipeline, stream);
+	watch_events(pipeline);
 	return true;
 }
 
@@ -864,19 +898,6 @@ watch_sources(Pipeline *pipeline)
 
 /* ---------------------------------------------------------------- the loop */
 
-static WaitEventSet *
-make_event_set(Pipeline *pipeline)
-{
-	WaitEventSet *events = compat_create_wait_event_set(pipeline->context, pipeline->nstreams + 2);
-
-	AddWaitEventToSet(events, WL_LATCH_SET, PGINVALID_SOCKET, MyLatch, NULL);
-	AddWaitEventToSet(events, WL_EXIT_ON_PM_DEATH, PGINVALID_SOCKET, NULL, NULL);
-	for (int s = 0; s < pipeline->nstreams; s++)
-		AddWaitEventToSet(events, WL_SOCKET_READABLE, source_wakeup_fd(pipeline->streams[s].source),
-						  NULL, NULL);
-	return events;
-}
-
 /* Is there anything for a transaction to do though no record came? */
 static bool
 event_time_is_due(Pipeline *pipeline, TimestampTz now)
@@ -906,7 +927,6 @@ void
 pipeline_run(Oid query, int number, int generation)
 {
 	Pipeline *pipeline = set_up(query, number, generation);
-	WaitEventSet *events;
 	bool due =
 		true; /* the first transaction makes the row of a global aggregate, and shows that all is well */
 
@@ -915,10 +935,10 @@ pipeline_run(Oid query, int number, int generation)
 	pipeline = set_up(query, number, generation);
 	if (pipeline == NULL)
 		return;
-	events = make_event_set(pipeline);
+	watch_events(pipeline);
 	while (!told_to_stop() && !pipeline->all_stopped && pipeline->failed == NULL)
 	{
-		int records = gather(pipeline, events);
+		int records = gather(pipeline);
 
 		AcceptInvalidationMessages();
 		if (streams_are_stale)
@@ -932,9 +952,8 @@ pipeline_run(Oid query, int number, int generation)
 		}
 		else if (!watch_sources(pipeline))
 			break;
-		else if (wait_for_events(events, time_to_wait(pipeline)))
+		else if (wait_for_events(pipeline, time_to_wait(pipeline)))
 			due = pipeline->query->npipelines > 1 && pipeline->query->windowed;
 	}
-	FreeWaitEventSet(events);
 	tear_down(pipeline);
 }

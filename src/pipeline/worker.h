@@ -74,6 +74,7 @@ typedef struct Pipeline
 	BatchSet set;
 	int nstreams;
 	PipelineStream *streams;
+	WaitEventSet *events;
 	PipelineCounters counters; /* of the running transaction, committed with it */
 	PipelineCounters committed_counters;
 
