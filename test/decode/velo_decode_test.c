@@ -981,9 +981,9 @@ check_memory(Decoder *decoder, RecordBatch *batch, MemoryContext decoding, FuzzC
 
 	for (int i = 0; i < (int) lengthof(used); i++)
 	{
-		record_batch_reset(batch);
 		batch->nrecords = FUZZ_BATCH;
 		decode_batch(decoder, batch);
+		record_batch_reset(batch);
 		used[i] = MemoryContextMemAllocated(decoding, true);
 	}
 	if (used[2] > used[1])
