@@ -19,6 +19,7 @@
 #define MAX_STEPS 64    /* keys of an object whose bytes are remembered */
 #define MAX_STEP_LEN 56 /* of each */
 #define LOOK_AHEAD 4    /* steps tried where keys may be missing */
+#define NESTING_SIZE 64 /* open containers there is room for at first */
 #define MAX_MISSES 16   /* keys read in vain before the steps are learnt anew */
 
 typedef struct JsonNode JsonNode;
@@ -135,7 +136,7 @@ json_scanner_create(int nwanted, char ***paths, const int *npaths, const JsonSlo
 		want_path(scanner->root, paths[i], npaths[i]);
 	scanner->nslots = number_slots(scanner->root, 0);
 	scanner->slots = palloc0(sizeof(JsonSlot) * Max(scanner->nslots, 1));
-	scanner->nesting_size = 64;
+	scanner->nesting_size = NESTING_SIZE;
 	scanner->nesting = palloc(sizeof(bool) * scanner->nesting_size);
 
 	for (int i = 0; i < nwanted; i++)
@@ -416,7 +417,7 @@ push_container(JsonScanner *scanner, int level, bool object)
 	enter(scanner);
 	if (level >= scanner->nesting_size)
 	{
-		scanner->nesting = repalloc(scanner->nesting, scanner->nesting_size * 2);
+		scanner->nesting = repalloc(scanner->nesting, sizeof(bool) * scanner->nesting_size * 2);
 		scanner->nesting_size *= 2;
 	}
 	scanner->nesting[level] = object;
@@ -778,6 +779,13 @@ json_scan(JsonScanner *scanner, const char *str, int len, int *depth)
 		p = scan_scalar(p, end, &scanner->unused);
 	}
 	*depth = scanner->max_depth;
+
+	/* one hostile record must not hold its memory for ever */
+	if (unlikely(scanner->nesting_size > NESTING_SIZE))
+	{
+		scanner->nesting = repalloc(scanner->nesting, sizeof(bool) * NESTING_SIZE);
+		scanner->nesting_size = NESTING_SIZE;
+	}
 	if (p == NULL || skip_space(p, end) != end)
 		return JSON_IS_INVALID;
 	return verdict;
