@@ -15,4 +15,12 @@
 #define PG16_GE (PG_VERSION_NUM >= 160000)
 #define PG17_GE (PG_VERSION_NUM >= 170000)
 
+/* 16 replaced pg_proc_aclcheck() and its kin by object_aclcheck() */
+#if PG16_GE
+#define compat_proc_aclcheck(proc, role)                                                           \
+	object_aclcheck(ProcedureRelationId, (proc), (role), ACL_EXECUTE)
+#else
+#define compat_proc_aclcheck(proc, role) pg_proc_aclcheck((proc), (role), ACL_EXECUTE)
+#endif
+
 #endif /* VELO_COMPAT_H */
