@@ -61,6 +61,13 @@ compat_create_wait_event_set(MemoryContext context, int nevents)
 #define compat_can_start_subtransaction() true
 #else
 #define compat_can_start_subtransaction() (!IsInParallelMode())
+
+/* 16 replaced pg_proc_aclcheck() and its kin by object_aclcheck() */
+#if PG16_GE
+#define compat_proc_aclcheck(proc, role)                                                           \
+	object_aclcheck(ProcedureRelationId, (proc), (role), ACL_EXECUTE)
+#else
+#define compat_proc_aclcheck(proc, role) pg_proc_aclcheck((proc), (role), ACL_EXECUTE)
 #endif
 
 #endif /* VELO_COMPAT_H */

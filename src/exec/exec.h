@@ -82,7 +82,7 @@ typedef struct Emitter Emitter;
 /* What the emitter makes of one group. */
 typedef struct EmittedRow
 {
-	Group *group;
+	StateGroup *group;
 	bool has_row;  /* false: HAVING is not satisfied (or an error, see below) */
 	Datum *values; /* of the result's columns */
 	bool *nulls;

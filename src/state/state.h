@@ -88,6 +88,9 @@ typedef struct GroupingSpec
 
 extern bool aggregate_is_collected(const Aggref *aggref);
 
+/* What an aggregate gives for no input at all; in the current memory context. */
+extern Datum aggregate_of_nothing(Aggref *aggref, bool *isnull);
+
 /*
  * Evaluated rows on their way into the groups, column by column.  Values by reference live at least until the
  * transaction's batch is applied.

@@ -1,0 +1,609 @@
+/*
+ * aggregate.c
+ *		Transition and final functions as PostgreSQL's executor calls them, and states as bytes.
+ *
+ * The rules are those of nodeAgg.c: strictness, the first input as the initial value, FILTER, who owns a transition
+ * value by reference.  Functions see an AggState as their caller, whose aggregate context is the window's: states live
+ * and die with it.
+ */
+#include "state/group_table.h"
+
+#include "catalog/pg_aggregate.h"
+#include "catalog/pg_proc.h"
+#include "catalog/pg_type.h"
+#include "common/hashfn.h"
+#include "executor/executor.h"
+#include "miscadmin.h"
+#include "nodes/nodeFuncs.h"
+#include "optimizer/optimizer.h"
+#include "parser/parse_agg.h"
+#include "parser/parse_coerce.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/datum.h"
+#include "utils/expandeddatum.h"
+#include "utils/fmgroids.h"
+#include "utils/lsyscache.h"
+#include "utils/syscache.h"
+
+/*
+ * Must the input rows of an aggregate be kept, because its transition state can't be checkpointed, combined or
+ * continued after the final function?
+ */
+bool
+aggregate_is_collected(const Aggref *aggref)
+{
+	HeapTuple tuple;
+	Form_pg_aggregate form;
+	bool result;
+
+	if (aggref->aggdistinct != NIL || aggref->aggorder != NIL || aggref->aggkind != AGGKIND_NORMAL)
+		return true;
+
+	tuple = SearchSysCache1(AGGFNOID, ObjectIdGetDatum(aggref->aggfnoid));
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for aggregate %u", aggref->aggfnoid);
+	form = (Form_pg_aggregate) GETSTRUCT(tuple);
+	result = !OidIsValid(form->aggcombinefn) || form->aggfinalmodify != AGGMODIFY_READ_ONLY ||
+			 (form->aggtranstype == INTERNALOID &&
+			  (!OidIsValid(form->aggserialfn) || !OidIsValid(form->aggdeserialfn)));
+	ReleaseSysCache(tuple);
+	return result;
+}
+
+/* ------------------------------------------------------------------ setting up */
+
+static void
+check_execute(Oid function, Oid role, ObjectType type)
+{
+	AclResult result = compat_proc_aclcheck(function, role);
+
+	if (result != ACLCHECK_OK)
+		aclcheck_error(result, type, get_func_name(function));
+}
+
+static FunctionCallInfo
+make_call(AggState *aggstate, Oid function, int nargs, Oid collation, Expr *expr)
+{
+	FunctionCallInfo call = palloc0(SizeForFunctionCallInfo(nargs));
+	FmgrInfo *info = palloc0(sizeof(FmgrInfo));
+
+	fmgr_info(function, info);
+	if (expr != NULL)
+		fmgr_info_set_expr((Node *) expr, info);
+	InitFunctionCallInfoData(*call, info, nargs, collation, (Node *) aggstate, NULL);
+	for (int i = 1; i < nargs; i++)
+		call->args[i].isnull = true;
+	return call;
+}
+
+static Datum
+initial_value(HeapTuple tuple, Oid transtype, bool *isnull)
+{
+	Datum init = SysCacheGetAttr(AGGFNOID, tuple, Anum_pg_aggregate_agginitval, isnull);
+	Oid input, ioparam;
+	char *string;
+
+	if (*isnull)
+		return (Datum) 0;
+	getTypeInputInfo(transtype, &input, &ioparam);
+	string = TextDatumGetCString(init);
+	return OidInputFunctionCall(input, string, ioparam, -1);
+}
+
+static bool
+same_transition(const Transition *a, const Transition *b)
+{
+	return a->transfn_oid == b->transfn_oid && a->transtype == b->transtype &&
+		   a->collation == b->collation && a->filter == b->filter && a->nargs == b->nargs &&
+		   memcmp(a->args, b->args, sizeof(int) * a->nargs) == 0 &&
+		   a->init_isnull == b->init_isnull &&
+		   (a->init_isnull || datumIsEqual(a->init, b->init, a->byval, a->typlen)) &&
+		   (a->serialise == NULL ||
+			(a->serialise->flinfo->fn_oid == b->serialise->flinfo->fn_oid &&
+			 a->deserialise->flinfo->fn_oid == b->deserialise->flinfo->fn_oid &&
+			 a->combine->flinfo->fn_oid == b->combine->flinfo->fn_oid));
+}
+
+static void
+init_aggregate(GroupTable *table, const AggSpec *spec, Final *final)
+{
+	Aggref *aggref = spec->aggref;
+	Transition trans = {0};
+	HeapTuple tuple, proctuple;
+	Form_pg_aggregate form;
+	Oid owner;
+	Oid inputs[FUNC_MAX_ARGS];
+	int ninputs;
+	Expr *expr;
+
+	tuple = SearchSysCache1(AGGFNOID, ObjectIdGetDatum(aggref->aggfnoid));
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for aggregate %u", aggref->aggfnoid);
+	form = (Form_pg_aggregate) GETSTRUCT(tuple);
+	proctuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(aggref->aggfnoid));
+	if (!HeapTupleIsValid(proctuple))
+		elog(ERROR, "cache lookup failed for function %u", aggref->aggfnoid);
+	owner = ((Form_pg_proc) GETSTRUCT(proctuple))->proowner;
+	ReleaseSysCache(proctuple);
+
+	check_execute(aggref->aggfnoid, GetUserId(), OBJECT_AGGREGATE);
+	check_execute(form->aggtransfn, owner, OBJECT_FUNCTION);
+	if (OidIsValid(form->aggfinalfn))
+		check_execute(form->aggfinalfn, owner, OBJECT_FUNCTION);
+
+	ninputs = get_aggregate_argtypes(aggref, inputs);
+	trans.nargs = spec->nargs;
+	trans.args = spec->args;
+	trans.filter = spec->filter;
+	trans.transfn_oid = form->aggtransfn;
+	trans.transtype =
+		resolve_aggregate_transtype(aggref->aggfnoid, form->aggtranstype, inputs, ninputs);
+	trans.collation = aggref->inputcollid;
+	get_typlenbyval(trans.transtype, &trans.typlen, &trans.byval);
+	trans.internal = trans.transtype == INTERNALOID;
+	trans.init = initial_value(tuple, trans.transtype, &trans.init_isnull);
+	trans.count =
+		trans.byval && (form->aggtransfn == F_INT8INC || form->aggtransfn == F_INT8INC_ANY);
+	trans.pertrans.aggref = aggref;
+
+	build_aggregate_transfn_expr(inputs, ninputs, 0, aggref->aggvariadic, trans.transtype,
+								 aggref->inputcollid, form->aggtransfn, InvalidOid, &expr, NULL);
+	trans.call =
+		make_call(table->aggstate, form->aggtransfn, trans.nargs + 1, aggref->inputcollid, expr);
+	trans.strict = trans.call->flinfo->fn_strict;
+	if (trans.strict && trans.init_isnull &&
+		(ninputs == 0 || !IsBinaryCoercible(inputs[0], trans.transtype)))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_FUNCTION_DEFINITION),
+				 errmsg("aggregate %u needs to have compatible input type and transition type",
+						aggref->aggfnoid)));
+
+	if (trans.internal)
+	{
+		build_aggregate_serialfn_expr(form->aggserialfn, &expr);
+		trans.serialise = make_call(table->aggstate, form->aggserialfn, 1, InvalidOid, expr);
+		build_aggregate_deserialfn_expr(form->aggdeserialfn, &expr);
+		trans.deserialise = make_call(table->aggstate, form->aggdeserialfn, 2, InvalidOid, expr);
+		build_aggregate_transfn_expr(&trans.transtype, 1, 0, false, trans.transtype,
+									 aggref->inputcollid, form->aggcombinefn, InvalidOid, &expr,
+									 NULL);
+		trans.combine =
+			make_call(table->aggstate, form->aggcombinefn, 2, aggref->inputcollid, expr);
+	}
+
+	for (final->transition = 0; final->transition < table->ntransitions; final->transition++)
+		if (same_transition(&trans, &table->transitions[final->transition]))
+			break;
+	if (final->transition == table->ntransitions)
+		table->transitions[table->ntransitions++] = trans;
+
+	get_typlenbyval(aggref->aggtype, &final->typlen, &final->byval);
+	if (OidIsValid(form->aggfinalfn))
+	{
+		final->nargs = form->aggfinalextra ? ninputs + 1 : 1;
+		build_aggregate_finalfn_expr(inputs, final->nargs, trans.transtype, aggref->aggtype,
+									 aggref->inputcollid, form->aggfinalfn, &expr);
+		final->call =
+			make_call(table->aggstate, form->aggfinalfn, final->nargs, aggref->inputcollid, expr);
+	}
+	ReleaseSysCache(tuple);
+}
+
+/* Set up the aggregates of a table, in its memory context, which must be the current one. */
+void
+aggregates_init(GroupTable *table)
+{
+	const GroupingSpec *spec = table->spec;
+
+	table->aggstate = makeNode(AggState);
+	table->aggstate->tmpcontext = makeNode(ExprContext);
+	table->aggstate->tmpcontext->ecxt_per_query_memory = table->context;
+	table->aggstate->tmpcontext->ecxt_per_tuple_memory = table->temp;
+	table->transitions = palloc0(sizeof(Transition) * Max(spec->naggs, 1));
+	table->finals = palloc0(sizeof(Final) * Max(spec->naggs, 1));
+	for (int i = 0; i < spec->naggs; i++)
+	{
+		if (spec->aggs[i].collected)
+		{
+			table->finals[i].transition = -1;
+			table->collects = true;
+		}
+		else
+			init_aggregate(table, &spec->aggs[i], &table->finals[i]);
+	}
+}
+
+/* What the bytes of states depend on, beyond the major version. */
+uint32
+aggregates_fingerprint(const GroupTable *table)
+{
+	uint32 result = table->ntransitions;
+
+	for (int i = 0; i < table->ntransitions; i++)
+	{
+		const Transition *trans = &table->transitions[i];
+
+		result = hash_combine(result, trans->transtype);
+		if (trans->internal)
+			result = hash_combine(result, trans->deserialise->flinfo->fn_oid);
+	}
+	return result;
+}
+
+/* ------------------------------------------------------------------ transition values */
+
+/*
+ * A copy that depends on nothing outside the current memory context: neither on a TOAST table, whose rows may be gone
+ * after this transaction, nor on an expanded object.
+ */
+static Datum
+own_copy(Datum value, bool byval, int16 typlen)
+{
+	if (typlen == -1 && VARATT_IS_EXTERNAL_ONDISK(DatumGetPointer(value)))
+		return PointerGetDatum(PG_DETOAST_DATUM_COPY(value));
+	return datumCopy(value, byval, typlen);
+}
+
+/* Make a new transition value the state's own and let go of the old one, as ExecAggTransReparent() does. */
+static Datum
+adopt(GroupTable *table, const Transition *trans, Datum value, bool isnull, Datum old,
+	  bool old_isnull)
+{
+	MemoryContext context = table->aggstate->curaggcontext->ecxt_per_tuple_memory;
+
+	if (isnull)
+		value = (Datum) 0;
+	else if (!(DatumIsReadWriteExpandedObject(value, false, trans->typlen) &&
+			   MemoryContextGetParent(DatumGetEOHP(value)->eoh_context) == context))
+	{
+		MemoryContext caller = MemoryContextSwitchTo(context);
+
+		value = own_copy(value, trans->byval, trans->typlen);
+		MemoryContextSwitchTo(caller);
+	}
+	if (!old_isnull)
+	{
+		if (DatumIsReadWriteExpandedObject(old, false, trans->typlen))
+			DeleteExpandedObject(old);
+		else
+			pfree(DatumGetPointer(old));
+	}
+	return value;
+}
+
+/* Functions called from here on belong to this window. */
+void
+aggregates_enter(GroupTable *table, Window *window)
+{
+	table->aggstate->curaggcontext = window->context;
+}
+
+/* The transition values of a group that has no row yet. */
+void
+aggregates_begin(GroupTable *table, Entry *entry)
+{
+	MemoryContext old = MemoryContextSwitchTo(entry->window->context->ecxt_per_tuple_memory);
+
+	for (int i = 0; i < table->ntransitions; i++)
+	{
+		const Transition *trans = &table->transitions[i];
+		TransValue *value = &entry->values[i];
+
+		value->value =
+			trans->init_isnull ? (Datum) 0 : datumCopy(trans->init, trans->byval, trans->typlen);
+		value->isnull = trans->init_isnull;
+		value->unset = trans->init_isnull;
+	}
+	MemoryContextSwitchTo(old);
+}
+
+static void
+advance(GroupTable *table, Transition *trans, TransValue *value, const InputRows *rows, int row)
+{
+	FunctionCallInfo call = trans->call;
+	Datum result;
+
+	if (trans->count && !value->isnull && DatumGetInt64(value->value) < PG_INT64_MAX)
+	{
+		if (trans->nargs == 0 || !rows->nulls[trans->args[0]][row])
+			value->value++;
+		return;
+	}
+
+	for (int i = 0; i < trans->nargs; i++)
+	{
+		int column = trans->args[i];
+
+		call->args[i + 1].value = rows->values[column][row];
+		call->args[i + 1].isnull = rows->nulls[column][row];
+		if (trans->strict && call->args[i + 1].isnull)
+			return;
+	}
+	if (trans->strict)
+	{
+		if (value->unset)
+		{
+			MemoryContext old =
+				MemoryContextSwitchTo(table->aggstate->curaggcontext->ecxt_per_tuple_memory);
+
+			value->value = own_copy(call->args[1].value, trans->byval, trans->typlen);
+			value->isnull = false;
+			value->unset = false;
+			MemoryContextSwitchTo(old);
+			return;
+		}
+		if (value->isnull)
+			return;
+	}
+
+	table->aggstate->curpertrans = &trans->pertrans;
+	call->args[0].value = value->value;
+	call->args[0].isnull = value->isnull;
+	call->isnull = false;
+	result = FunctionCallInvoke(call);
+	if (!trans->byval && DatumGetPointer(result) != DatumGetPointer(value->value))
+		result = adopt(table, trans, result, call->isnull, value->value, value->isnull);
+	value->value = result;
+	value->isnull = call->isnull;
+	value->unset = false;
+}
+
+/* A row into a group's transition values.  The current memory context takes garbage. */
+void
+aggregates_advance(GroupTable *table, Entry *entry, const InputRows *rows, int row)
+{
+	for (int i = 0; i < table->ntransitions; i++)
+	{
+		Transition *trans = &table->transitions[i];
+
+		if (trans->filter >= 0 &&
+			(rows->nulls[trans->filter][row] || !DatumGetBool(rows->values[trans->filter][row])))
+			continue;
+		advance(table, trans, &entry->values[i], rows, row);
+	}
+}
+
+Datum
+group_final(GroupTable *table, StateGroup *group, int agg, bool *isnull)
+{
+	Entry *entry = (Entry *) group;
+	const Final *final = &table->finals[agg];
+	Transition *trans = &table->transitions[final->transition];
+	TransValue *value = &entry->values[final->transition];
+	FunctionCallInfo call = final->call;
+	Datum result;
+
+	Assert(final->transition >= 0);
+	result = MakeExpandedObjectReadOnly(value->value, value->isnull, trans->typlen);
+	*isnull = value->isnull;
+	if (call != NULL)
+	{
+		if (call->flinfo->fn_strict && (value->isnull || final->nargs > 1))
+		{
+			*isnull = true;
+			return (Datum) 0;
+		}
+		aggregates_enter(table, entry->window);
+		trans->pertrans.aggref = table->spec->aggs[agg].aggref;
+		table->aggstate->curpertrans = &trans->pertrans;
+		call->args[0].value = result;
+		call->args[0].isnull = value->isnull;
+		call->isnull = false;
+		result = FunctionCallInvoke(call);
+		*isnull = call->isnull;
+	}
+	/* it may be the state itself, which goes on changing */
+	return *isnull ? (Datum) 0 : datumCopy(result, final->byval, final->typlen);
+}
+
+/*
+ * Collected aggregates have no transition here, but for no input none is needed: the final function gets the initial
+ * value and the direct arguments, which depend on no row.
+ */
+Datum
+aggregate_of_nothing(Aggref *aggref, bool *isnull)
+{
+	ExprContext *context = CreateStandaloneExprContext();
+	AggState *aggstate = makeNode(AggState);
+	AggStatePerTransData pertrans = {0};
+	HeapTuple tuple = SearchSysCache1(AGGFNOID, ObjectIdGetDatum(aggref->aggfnoid));
+	Form_pg_aggregate form;
+	Oid inputs[FUNC_MAX_ARGS];
+	int ninputs;
+	Oid transtype;
+	Datum value;
+	int16 typlen;
+	bool byval;
+
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for aggregate %u", aggref->aggfnoid);
+	form = (Form_pg_aggregate) GETSTRUCT(tuple);
+	pertrans.aggref = aggref;
+	aggstate->curaggcontext = aggstate->tmpcontext = context;
+	aggstate->curpertrans = &pertrans;
+
+	ninputs = get_aggregate_argtypes(aggref, inputs);
+	transtype = resolve_aggregate_transtype(aggref->aggfnoid, form->aggtranstype, inputs, ninputs);
+	value = initial_value(tuple, transtype, isnull);
+	if (OidIsValid(form->aggfinalfn))
+	{
+		int ndirect = list_length(aggref->aggdirectargs);
+		int nargs = form->aggfinalextra ? ninputs + 1 : ndirect + 1;
+		FunctionCallInfo call;
+		bool anynull = *isnull;
+		Expr *expr;
+
+		build_aggregate_finalfn_expr(inputs, nargs, transtype, aggref->aggtype, aggref->inputcollid,
+									 form->aggfinalfn, &expr);
+		call = make_call(aggstate, form->aggfinalfn, nargs, aggref->inputcollid, expr);
+		call->args[0].value = value;
+		call->args[0].isnull = *isnull;
+		for (int i = 0; i < ndirect; i++)
+		{
+			ExprState *state = ExecInitExpr(
+				expression_planner(copyObject(list_nth(aggref->aggdirectargs, i))), NULL);
+
+			call->args[i + 1].value = ExecEvalExpr(state, context, &call->args[i + 1].isnull);
+		}
+		for (int i = 1; i < nargs; i++)
+			anynull |= call->args[i].isnull;
+		if (call->flinfo->fn_strict && anynull)
+			*isnull = true;
+		else
+		{
+			value = FunctionCallInvoke(call);
+			*isnull = call->isnull;
+		}
+	}
+	if (!*isnull)
+	{
+		get_typlenbyval(aggref->aggtype, &typlen, &byval);
+		value = datumCopy(value, byval, typlen);
+	}
+	ReleaseSysCache(tuple);
+	FreeExprContext(context, true);
+	return value;
+}
+
+/* ------------------------------------------------------------------ states as bytes */
+
+/* Append a value that isn't NULL, without alignment. */
+void
+datum_write(StringInfo out, Datum value, bool byval, int16 typlen)
+{
+	uint32 len;
+
+	if (byval)
+	{
+		appendBinaryStringInfo(out, (char *) &value, sizeof(Datum));
+		return;
+	}
+	if (typlen == -1 && VARATT_IS_EXTERNAL_EXPANDED(DatumGetPointer(value)))
+	{
+		ExpandedObjectHeader *header = DatumGetEOHP(value);
+		Size size = EOH_get_flat_size(header);
+
+		len = size;
+		appendBinaryStringInfo(out, (char *) &len, sizeof(len));
+		/* flattening wants alignment, which the buffer doesn't have here */
+		value = PointerGetDatum(palloc(size));
+		EOH_flatten_into(header, DatumGetPointer(value), size);
+		appendBinaryStringInfo(out, DatumGetPointer(value), size);
+		pfree(DatumGetPointer(value));
+		return;
+	}
+	len = datumGetSize(value, byval, typlen);
+	appendBinaryStringInfo(out, (char *) &len, sizeof(len));
+	appendBinaryStringInfo(out, DatumGetPointer(value), len);
+}
+
+/* Read what datum_write() wrote, into the current memory context. */
+Datum
+datum_read(StringInfo in, bool byval)
+{
+	uint32 len;
+	char *data;
+
+	if (byval)
+	{
+		Datum value;
+
+		bytes_read(in, &value, sizeof(value));
+		return value;
+	}
+	bytes_read(in, &len, sizeof(len));
+	data = palloc(len);
+	bytes_read(in, data, len);
+	return PointerGetDatum(data);
+}
+
+/* Append a group's transition values.  The current memory context takes garbage. */
+void
+aggregates_write(GroupTable *table, Entry *entry, StringInfo out)
+{
+	aggregates_enter(table, entry->window);
+	for (int i = 0; i < table->ntransitions; i++)
+	{
+		Transition *trans = &table->transitions[i];
+		TransValue *value = &entry->values[i];
+
+		appendStringInfoCharMacro(out, (value->isnull ? 1 : 0) | (value->unset ? 2 : 0));
+		if (value->isnull)
+			continue;
+		if (trans->internal)
+		{
+			FunctionCallInfo call = trans->serialise;
+
+			table->aggstate->curpertrans = &trans->pertrans;
+			call->args[0].value = value->value;
+			call->args[0].isnull = false;
+			call->isnull = false;
+			datum_write(out, FunctionCallInvoke(call), false, -1);
+			Assert(!call->isnull);
+		}
+		else
+			datum_write(out, value->value, trans->byval, trans->typlen);
+	}
+}
+
+/*
+ * Bytes of an internal state are read the way that parallel aggregation takes partial states in: combining with nothing
+ * makes a state in the aggregate's own memory, which transitions can go on with.
+ */
+static Datum
+read_internal(GroupTable *table, Transition *trans, StringInfo in, bool *isnull)
+{
+	FunctionCallInfo call = trans->deserialise;
+	Datum partial;
+
+	table->aggstate->curpertrans = &trans->pertrans;
+	call->args[0].value = datum_read(in, false);
+	call->args[0].isnull = false;
+	call->isnull = false;
+	partial = FunctionCallInvoke(call);
+
+	call = trans->combine;
+	call->args[0].value = (Datum) 0;
+	call->args[0].isnull = true;
+	call->args[1].value = partial;
+	call->args[1].isnull = trans->deserialise->isnull;
+	call->isnull = false;
+	partial = FunctionCallInvoke(call);
+	*isnull = call->isnull;
+	return partial;
+}
+
+/*
+ * Read what aggregates_write() wrote into an entry without transition values.  The current memory context takes
+ * garbage.
+ */
+void
+aggregates_read(GroupTable *table, Entry *entry, StringInfo in)
+{
+	MemoryContext context = entry->window->context->ecxt_per_tuple_memory;
+
+	aggregates_enter(table, entry->window);
+	for (int i = 0; i < table->ntransitions; i++)
+	{
+		Transition *trans = &table->transitions[i];
+		TransValue *value = &entry->values[i];
+		char flags;
+
+		bytes_read(in, &flags, 1);
+		value->isnull = (flags & 1) != 0;
+		value->unset = (flags & 2) != 0;
+		value->value = (Datum) 0;
+		if (value->isnull)
+			continue;
+		if (trans->internal)
+			value->value = read_internal(table, trans, in, &value->isnull);
+		else
+		{
+			MemoryContext old = MemoryContextSwitchTo(context);
+
+			value->value = datum_read(in, trans->byval);
+			MemoryContextSwitchTo(old);
+		}
+	}
+}

@@ -1,0 +1,683 @@
+/*
+ * checkpoint.c
+ *		The log that makes the groups of one pipeline durable.
+ *
+ * Each checkpoint appends a chunk (or some, if it is much) of records: the groups that changed, and of their kept rows
+ * only the new ones.  The latest record of each thing is live, which memory keeps track of: entries and row segments
+ * know their chunk, chunks count what is live in them.  A chunk without anything live is deleted.  When the log is much
+ * longer than what is live in it, its oldest chunks are read and what is live there is written anew: a bounded amount of
+ * work for each commit, proportional to what it appends, and never a stop.
+ *
+ * A group or window that leaves the table while older records of it stand in the log is taken back by a record of its
+ * own.  Such a record is needed as long as older chunks exist.  As compaction goes from the oldest chunk on, it is
+ * enough to keep a chunk with such records until it is the oldest.
+ *
+ * All of this runs in the transaction that commits it; if that fails, the table is destroyed with its bookkeeping.
+ */
+#include "state/group_table.h"
+
+#include "catalog/velo_catalog.h"
+#include "miscadmin.h"
+
+#define CHUNK_TARGET (256 * 1024)
+/* garbage that is not worth the trouble */
+#define LOG_SLACK (1024 * 1024)
+#define MAX_SMALL_CHUNKS 256
+
+#define RECORD_GROUP 'G'         /* name, state */
+#define RECORD_ROWS 'R'          /* name, position, length, rows */
+#define RECORD_FORGET 'F'        /* name */
+#define RECORD_FORGET_WINDOW 'W' /* start */
+
+void
+log_init(GroupTable *table)
+{
+	dlist_init(&table->chunks);
+	initStringInfo(&table->buffer);
+	table->next_seq = 1;
+}
+
+/* ------------------------------------------------------------------ writing */
+
+static LogChunk *
+add_chunk(GroupTable *table, int64 seq)
+{
+	LogChunk *chunk = MemoryContextAllocZero(table->context, sizeof(LogChunk));
+
+	chunk->seq = seq;
+	dlist_push_tail(&table->chunks, &chunk->node);
+	table->nchunks++;
+	return chunk;
+}
+
+static void
+flush(GroupTable *table)
+{
+	LogChunk *chunk = table->open_chunk;
+
+	if (chunk == NULL)
+		return;
+	state_chunk_append(table->query, table->pipeline, chunk->seq, table->buffer.data,
+					   table->buffer.len);
+	chunk->bytes = table->buffer.len;
+	table->log_bytes += chunk->bytes;
+	table->open_chunk = NULL;
+	resetStringInfo(&table->buffer);
+	/* a group of unusual size should not be remembered for ever */
+	if (table->buffer.maxlen > 4 * CHUNK_TARGET)
+	{
+		pfree(table->buffer.data);
+		table->buffer.data = MemoryContextAlloc(table->context, CHUNK_TARGET);
+		table->buffer.maxlen = CHUNK_TARGET;
+		resetStringInfo(&table->buffer);
+	}
+}
+
+/* Begin a record; returns where. */
+static int
+begin_record(GroupTable *table, char kind)
+{
+	int start;
+
+	if (table->buffer.len >= CHUNK_TARGET)
+		flush(table);
+	if (table->open_chunk == NULL)
+	{
+		table->open_chunk = add_chunk(table, table->next_seq++);
+		record_write_header(table, &table->buffer);
+	}
+	start = table->buffer.len;
+	appendStringInfoCharMacro(&table->buffer, kind);
+	return start;
+}
+
+static void
+set_place(GroupTable *table, LogPlace *place, LogChunk *chunk, uint32 bytes)
+{
+	place->chunk = chunk;
+	place->bytes = bytes;
+	chunk->live++;
+	table->live_bytes += bytes;
+}
+
+static void
+release_place(GroupTable *table, LogPlace *place)
+{
+	if (place->chunk == NULL)
+		return;
+	place->chunk->live--;
+	table->live_bytes -= place->bytes;
+	place->chunk = NULL;
+}
+
+static void
+release_entry(GroupTable *table, Entry *entry)
+{
+	release_place(table, &entry->place);
+	for (int i = 0; entry->rows != NULL && i < entry->rows->nsegments; i++)
+		release_place(table, &entry->rows->segments[i].place);
+}
+
+/* A group has left the table. */
+void
+log_forget(GroupTable *table, Entry *entry)
+{
+	if (entry->place.chunk == NULL)
+		return;
+	release_entry(table, entry);
+	begin_record(table, RECORD_FORGET);
+	record_write_name(table, entry, &table->buffer);
+	table->open_chunk->forgets = true;
+}
+
+/* A window is about to leave the table with all that is still in it. */
+void
+log_forget_window(GroupTable *table, Window *window)
+{
+	if (!window->logged)
+		return;
+	for (uint64 i = 0; i <= window->mask; i++)
+		if (window->slots[i].entry != NULL)
+			release_entry(table, window->slots[i].entry);
+	begin_record(table, RECORD_FORGET_WINDOW);
+	appendBinaryStringInfo(&table->buffer, (char *) &window->start, sizeof(window->start));
+	table->open_chunk->forgets = true;
+}
+
+static RowSegment *
+add_segment(GroupTable *table, Entry *entry, Size from, Size to)
+{
+	RowList *list = entry->rows;
+	RowSegment *segment;
+
+	if (list->nsegments == list->max_segments)
+	{
+		list->max_segments = Max(4, list->max_segments * 2);
+		if (list->segments == NULL)
+			list->segments = MemoryContextAlloc(entry->window->context->ecxt_per_tuple_memory,
+												sizeof(RowSegment) * list->max_segments);
+		else
+			list->segments = repalloc_huge(list->segments, sizeof(RowSegment) * list->max_segments);
+	}
+	segment = &list->segments[list->nsegments++];
+	segment->from = from;
+	segment->to = to;
+	segment->place.chunk = NULL;
+	return segment;
+}
+
+static void
+write_rows(GroupTable *table, Entry *entry, Size from, Size end)
+{
+	while (from < end)
+	{
+		Size to = collected_cut(entry->rows, from, end, CHUNK_TARGET);
+		RowSegment *segment = add_segment(table, entry, from, to);
+		int start = begin_record(table, RECORD_ROWS);
+		uint64 position = from;
+		uint32 len = to - from;
+
+		record_write_name(table, entry, &table->buffer);
+		appendBinaryStringInfo(&table->buffer, (char *) &position, sizeof(position));
+		appendBinaryStringInfo(&table->buffer, (char *) &len, sizeof(len));
+		collected_write(entry->rows, from, to, &table->buffer);
+		set_place(table, &segment->place, table->open_chunk, table->buffer.len - start);
+		from = to;
+	}
+}
+
+/* Write the rows of a group that stand in no segment, or in one that compaction wants anew. */
+static void
+save_rows(GroupTable *table, Entry *entry)
+{
+	RowList *list = entry->rows;
+	RowSegment *old = list->segments;
+	int nold = list->nsegments;
+
+	if (list->resave)
+	{
+		list->segments = NULL;
+		list->nsegments = list->max_segments = 0;
+		for (int i = 0; i < nold; i++)
+		{
+			Size from = old[i].from;
+
+			if (old[i].place.chunk != NULL)
+			{
+				*add_segment(table, entry, from, old[i].to) = old[i];
+				continue;
+			}
+			while (i + 1 < nold && old[i + 1].place.chunk == NULL)
+				i++;
+			write_rows(table, entry, from, i + 1 < nold ? old[i].to : list->end);
+		}
+		pfree(old);
+		list->resave = false;
+	}
+	write_rows(table, entry, list->nsegments > 0 ? list->segments[list->nsegments - 1].to : 0,
+			   list->end);
+}
+
+static void
+save_entry(GroupTable *table, Entry *entry)
+{
+	MemoryContext old = MemoryContextSwitchTo(table->temp);
+	int start = begin_record(table, RECORD_GROUP);
+
+	record_write_name(table, entry, &table->buffer);
+	record_write_state(table, entry, &table->buffer);
+	release_place(table, &entry->place);
+	set_place(table, &entry->place, table->open_chunk, table->buffer.len - start);
+	if (entry->rows != NULL)
+		save_rows(table, entry);
+	entry->window->logged = true;
+	MemoryContextSwitchTo(old);
+	MemoryContextReset(table->temp);
+}
+
+static void
+save_unsaved(GroupTable *table)
+{
+	for (int i = 0; i < table->nwindows; i++)
+	{
+		Window *window = table->windows[i];
+		Entry *next;
+
+		for (Entry *entry = window->unsaved.head; entry != NULL; entry = next)
+		{
+			next = entry->next_unsaved;
+			entry->next_unsaved = NULL;
+			entry->group.flags &= ~ENTRY_UNSAVED;
+			if ((entry->group.flags & ENTRY_GONE) == 0)
+				save_entry(table, entry);
+		}
+		window->unsaved.head = window->unsaved.tail = NULL;
+	}
+}
+
+/* ------------------------------------------------------------------ compaction */
+
+/* The entry whose name comes next in a record, if the table has it. */
+static Entry *
+read_entry(GroupTable *table, StringInfo in)
+{
+	MemoryContext old = MemoryContextSwitchTo(table->temp);
+	Window *window = window_find(table, record_read_name(table, in));
+	Entry *entry = NULL;
+
+	if (window != NULL)
+		entry = entry_find(table, window, keys_hash(table, table->probe, table->probe_nulls),
+						   table->probe, table->probe_nulls);
+	MemoryContextSwitchTo(old);
+	MemoryContextReset(table->temp);
+	return entry;
+}
+
+static void
+resave_segment(GroupTable *table, Entry *entry, const LogChunk *chunk, Size from)
+{
+	RowList *list = entry->rows;
+	int low = 0;
+	int high = list->nsegments;
+
+	while (low < high)
+	{
+		int middle = (low + high) / 2;
+
+		if (list->segments[middle].from < from)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	if (low < list->nsegments && list->segments[low].from == from &&
+		list->segments[low].place.chunk == chunk)
+	{
+		release_place(table, &list->segments[low].place);
+		list->resave = true;
+		entry_unsaved(entry);
+	}
+}
+
+/* Make what is live in a chunk unsaved, so that it can be deleted once that is saved. */
+static void
+empty_chunk(GroupTable *table, LogChunk *chunk)
+{
+	bytea *data = state_chunk_read(table->query, table->pipeline, chunk->seq);
+	StringInfoData in;
+
+	in.data = VARDATA_ANY(data);
+	in.len = in.maxlen = VARSIZE_ANY_EXHDR(data);
+	in.cursor = 0;
+	record_check_header(table, &in);
+	while (in.cursor < in.len)
+	{
+		char kind = *bytes_skip(&in, 1);
+		Entry *entry;
+		uint64 position;
+		uint32 len;
+
+		switch (kind)
+		{
+			case RECORD_GROUP:
+				entry = read_entry(table, &in);
+				bytes_read(&in, &len, sizeof(len));
+				bytes_skip(&in, len);
+				if (entry != NULL && entry->place.chunk == chunk)
+					entry_unsaved(entry);
+				break;
+			case RECORD_ROWS:
+				entry = read_entry(table, &in);
+				bytes_read(&in, &position, sizeof(position));
+				bytes_read(&in, &len, sizeof(len));
+				bytes_skip(&in, len);
+				if (entry != NULL && entry->rows != NULL)
+					resave_segment(table, entry, chunk, position);
+				break;
+			case RECORD_FORGET:
+				read_entry(table, &in);
+				break;
+			case RECORD_FORGET_WINDOW:
+				bytes_skip(&in, sizeof(TimestampTz));
+				break;
+			default:
+				record_damaged();
+		}
+	}
+	pfree(data);
+}
+
+static bool
+log_too_long(const GroupTable *table)
+{
+	return table->log_bytes > 2 * table->live_bytes + LOG_SLACK ||
+		   (Size) table->nchunks > MAX_SMALL_CHUNKS + 4 * (table->live_bytes / CHUNK_TARGET);
+}
+
+static void
+delete_dead_chunks(GroupTable *table)
+{
+	int64 *seqs = NULL;
+	int nseqs = 0;
+	dlist_mutable_iter iter;
+
+	dlist_foreach_modify (iter, &table->chunks)
+	{
+		LogChunk *chunk = dlist_container(LogChunk, node, iter.cur);
+
+		if (chunk->live > 0 || (chunk->forgets && dlist_has_prev(&table->chunks, iter.cur)))
+			continue;
+		if (seqs == NULL)
+			seqs = palloc(sizeof(int64) * table->nchunks);
+		seqs[nseqs++] = chunk->seq;
+		table->log_bytes -= chunk->bytes;
+		table->nchunks--;
+		dlist_delete(&chunk->node);
+		pfree(chunk);
+	}
+	if (nseqs > 0)
+		state_chunk_delete(table->query, table->pipeline, seqs, nseqs);
+}
+
+/* Append what changed since the last checkpoint, and compact. */
+void
+log_checkpoint(GroupTable *table)
+{
+	Size before = table->log_bytes;
+	Size budget;
+
+	save_unsaved(table);
+	flush(table);
+	delete_dead_chunks(table);
+
+	budget = CHUNK_TARGET + 2 * (table->log_bytes > before ? table->log_bytes - before : 0);
+	while (log_too_long(table))
+	{
+		LogChunk *oldest = dlist_head_element(LogChunk, node, &table->chunks);
+		Size oldest_bytes = oldest->bytes;
+
+		/* written just now: nothing older is left to compact */
+		if (oldest == table->open_chunk)
+			break;
+		empty_chunk(table, oldest);
+		save_unsaved(table);
+		delete_dead_chunks(table);
+		if (oldest_bytes >= budget)
+			break;
+		budget -= oldest_bytes;
+	}
+	flush(table);
+}
+
+/* ------------------------------------------------------------------ loading */
+
+/* Rows found in the log, to be put in order when all of it was read. */
+typedef struct LoadedRows
+{
+	Entry *entry;
+	Size from;
+	const char *data;
+	uint32 len;
+	LogPlace place; /* not yet counted */
+} LoadedRows;
+
+/*
+ * The log is read in order, later records going before earlier ones.  Only names are looked at then: states and rows
+ * are pointers into copies of the chunks until it is clear which are the latest.  Meanwhile Entry.touched is an index
+ * into states.
+ */
+typedef struct Loader
+{
+	GroupTable *table;
+	TimestampTz closed;
+	MemoryContext context;
+	const char **states;
+	uint32 nstates;
+	uint32 max_states;
+	LoadedRows *rows;
+	uint64 nrows;
+	uint64 max_rows;
+} Loader;
+
+static void *
+grow(Loader *loader, void *array, Size size)
+{
+	if (array == NULL)
+		return MemoryContextAllocHuge(loader->context, size);
+	return repalloc_huge(array, size);
+}
+
+/*
+ * The entry that a record is about, NULL if its window is closed or, without "make", if there is none.
+ */
+static Entry *
+load_entry(Loader *loader, StringInfo in, bool make)
+{
+	GroupTable *table = loader->table;
+	MemoryContext old = MemoryContextSwitchTo(table->temp);
+	Window *window = window_get(table, record_read_name(table, in));
+	Entry *entry = NULL;
+
+	if (!window_is_closed(window, loader->closed))
+	{
+		uint64 hash = keys_hash(table, table->probe, table->probe_nulls);
+
+		entry = entry_find(table, window, hash, table->probe, table->probe_nulls);
+		if (entry == NULL && make)
+		{
+			entry = entry_create(table, window, hash, table->probe, table->probe_nulls);
+			if (loader->nstates == loader->max_states)
+			{
+				loader->max_states = Max(1024, loader->max_states * 2);
+				loader->states = grow(loader, loader->states, sizeof(char *) * loader->max_states);
+			}
+			entry->touched = loader->nstates;
+			loader->states[loader->nstates++] = NULL;
+			window->logged = true;
+		}
+	}
+	MemoryContextSwitchTo(old);
+	MemoryContextReset(table->temp);
+	return entry;
+}
+
+static void
+load_rows(Loader *loader, Entry *entry, LogChunk *chunk, uint64 from, const char *data, uint32 len,
+		  uint32 bytes)
+{
+	LoadedRows *rows;
+
+	if (loader->nrows == loader->max_rows)
+	{
+		loader->max_rows = Max(1024, loader->max_rows * 2);
+		loader->rows = grow(loader, loader->rows, sizeof(LoadedRows) * loader->max_rows);
+	}
+	rows = &loader->rows[loader->nrows++];
+	rows->entry = entry;
+	rows->from = from;
+	rows->data = data;
+	rows->len = len;
+	rows->place.chunk = chunk;
+	rows->place.bytes = bytes;
+}
+
+static void
+unload(GroupTable *table, Entry *entry)
+{
+	release_place(table, &entry->place);
+	entry->group.flags |= ENTRY_GONE;
+	entry->window->ngone++;
+}
+
+static void
+unload_window(GroupTable *table, TimestampTz start)
+{
+	Window *window = window_find(table, start);
+
+	for (uint64 i = 0; window != NULL && i <= window->mask; i++)
+	{
+		Entry *entry = window->slots[i].entry;
+
+		if (entry != NULL && (entry->group.flags & ENTRY_GONE) == 0)
+			unload(table, entry);
+	}
+}
+
+/* A StateChunkReader. */
+static void
+load_chunk(int64 seq, const char *data, Size len, void *arg)
+{
+	Loader *loader = arg;
+	GroupTable *table = loader->table;
+	LogChunk *chunk = add_chunk(table, seq);
+	StringInfoData in;
+
+	in.data = MemoryContextAllocHuge(loader->context, len);
+	memcpy(in.data, data, len);
+	in.len = in.maxlen = len;
+	in.cursor = 0;
+	chunk->bytes = len;
+	table->log_bytes += len;
+	table->next_seq = seq + 1;
+
+	record_check_header(table, &in);
+	while (in.cursor < in.len)
+	{
+		int start = in.cursor;
+		char kind = *bytes_skip(&in, 1);
+		Entry *entry;
+		TimestampTz window;
+		const char *bytes;
+		uint64 position;
+		uint32 size;
+
+		switch (kind)
+		{
+			case RECORD_GROUP:
+				entry = load_entry(loader, &in, true);
+				bytes = in.data + in.cursor;
+				bytes_read(&in, &size, sizeof(size));
+				bytes_skip(&in, size);
+				if (entry != NULL)
+				{
+					loader->states[entry->touched] = bytes;
+					release_place(table, &entry->place);
+					set_place(table, &entry->place, chunk, in.cursor - start);
+				}
+				break;
+			case RECORD_ROWS:
+				entry = load_entry(loader, &in, true);
+				bytes_read(&in, &position, sizeof(position));
+				bytes_read(&in, &size, sizeof(size));
+				bytes = bytes_skip(&in, size);
+				if (entry != NULL)
+					load_rows(loader, entry, chunk, position, bytes, size, in.cursor - start);
+				break;
+			case RECORD_FORGET:
+				chunk->forgets = true;
+				entry = load_entry(loader, &in, false);
+				if (entry != NULL)
+					unload(table, entry);
+				break;
+			case RECORD_FORGET_WINDOW:
+				chunk->forgets = true;
+				bytes_read(&in, &window, sizeof(window));
+				unload_window(table, window);
+				break;
+			default:
+				record_damaged();
+		}
+	}
+}
+
+static void
+load_states(Loader *loader)
+{
+	GroupTable *table = loader->table;
+	MemoryContext old = MemoryContextSwitchTo(table->temp);
+
+	for (int i = table->nwindows - 1; i >= 0; i--)
+	{
+		Window *window = table->windows[i];
+
+		if (window->ngone == window->nentries)
+		{
+			window_free(table, window);
+			continue;
+		}
+		for (uint64 slot = 0; slot <= window->mask; slot++)
+		{
+			Entry *entry = window->slots[slot].entry;
+			StringInfoData in;
+			const char *state;
+			uint32 len;
+
+			if (entry == NULL || (entry->group.flags & ENTRY_GONE) != 0)
+				continue;
+			state = loader->states[entry->touched];
+			if (state == NULL)
+				record_damaged();
+			memcpy(&len, state, sizeof(len));
+			in.data = unconstify(char *, state);
+			in.len = in.maxlen = sizeof(len) + len;
+			in.cursor = 0;
+			record_read_state(table, entry, &in);
+			entry->touched = 0;
+			MemoryContextReset(table->temp);
+		}
+	}
+	MemoryContextSwitchTo(old);
+}
+
+static int
+compare_loaded_rows(const void *a, const void *b)
+{
+	const LoadedRows *left = a;
+	const LoadedRows *right = b;
+
+	if (left->entry != right->entry)
+		return left->entry < right->entry ? -1 : 1;
+	if (left->from != right->from)
+		return left->from < right->from ? -1 : 1;
+	return 0;
+}
+
+static void
+load_segments(Loader *loader)
+{
+	GroupTable *table = loader->table;
+	uint64 kept = 0;
+
+	for (uint64 i = 0; i < loader->nrows; i++)
+		if ((loader->rows[i].entry->group.flags & ENTRY_GONE) == 0)
+			loader->rows[kept++] = loader->rows[i];
+	if (kept > 1)
+		qsort(loader->rows, kept, sizeof(LoadedRows), compare_loaded_rows);
+	for (uint64 i = 0; i < kept; i++)
+	{
+		LoadedRows *rows = &loader->rows[i];
+		Size end = rows->entry->rows == NULL ? 0 : rows->entry->rows->end;
+		RowSegment *segment;
+
+		if (rows->from != end)
+			record_damaged();
+		collected_append(rows->entry, rows->data, rows->len);
+		segment = add_segment(table, rows->entry, end, end + rows->len);
+		set_place(table, &segment->place, rows->place.chunk, rows->place.bytes);
+	}
+}
+
+/* Fill an empty table from the log. */
+void
+log_load(GroupTable *table, TimestampTz closed)
+{
+	Loader loader = {0};
+
+	loader.table = table;
+	loader.closed = closed;
+	loader.context =
+		AllocSetContextCreate(table->context, "velo state log", ALLOCSET_DEFAULT_SIZES);
+	state_chunk_scan(table->query, table->pipeline, load_chunk, &loader);
+	load_segments(&loader);
+	load_states(&loader);
+	MemoryContextDelete(loader.context);
+}

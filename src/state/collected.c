@@ -1,0 +1,194 @@
+/*
+ * collected.c
+ *		The kept input rows of groups, for aggregates whose state can't be kept.
+ *
+ * Rows are MinimalTuples of the columns that such aggregates need, one behind the other in blocks that grow with the
+ * group.
+ */
+#include "state/group_table.h"
+
+#include "access/htup_details.h"
+#include "utils/datum.h"
+
+#define FIRST_BLOCK 256
+#define LAST_BLOCK (64 * 1024)
+
+/* Set up what a table needs to keep rows, in its memory context, which must be the current one. */
+void
+collected_init(GroupTable *table)
+{
+	const GroupingSpec *spec = table->spec;
+
+	table->collected_desc = CreateTemplateTupleDesc(spec->ncollected);
+	table->collected_values = palloc(sizeof(Datum) * Max(spec->ncollected, 1));
+	table->collected_nulls = palloc(sizeof(bool) * Max(spec->ncollected, 1));
+	for (int i = 0; i < spec->ncollected; i++)
+		TupleDescCopyEntry(table->collected_desc, i + 1, spec->input, spec->collected[i] + 1);
+}
+
+/* Append whole rows, "len" bytes of MinimalTuples. */
+void
+collected_append(Entry *entry, const char *data, Size len)
+{
+	MemoryContext context = entry->window->context->ecxt_per_tuple_memory;
+	RowList *list = entry->rows;
+	RowBlock *block;
+
+	if (list == NULL)
+		list = entry->rows = MemoryContextAllocZero(context, sizeof(RowList));
+	block = list->tail;
+	if (block == NULL || len > block->size - block->used)
+	{
+		Size size = block == NULL ? FIRST_BLOCK : Min((Size) block->size * 2, LAST_BLOCK);
+		RowBlock *next;
+
+		size = Max(size, len);
+		next = MemoryContextAllocHuge(context, offsetof(RowBlock, data) + size);
+		next->next = NULL;
+		next->start = list->end;
+		next->used = 0;
+		next->size = size;
+		if (block == NULL)
+			list->head = next;
+		else
+			block->next = next;
+		list->tail = block = next;
+	}
+	memcpy(block->data + block->used, data, len);
+	block->used += len;
+	list->end += len;
+}
+
+/* Give a group without rows those of another one, which stands for the same in the log. */
+void
+collected_copy(const Entry *from, Entry *to)
+{
+	const RowList *list = from->rows;
+	Size size = sizeof(RowSegment) * list->max_segments;
+
+	for (const RowBlock *block = list->head; block != NULL; block = block->next)
+		collected_append(to, block->data, block->used);
+	to->rows->nsegments = list->nsegments;
+	to->rows->max_segments = list->max_segments;
+	to->rows->resave = list->resave;
+	if (list->segments != NULL)
+	{
+		to->rows->segments =
+			MemoryContextAllocHuge(to->window->context->ecxt_per_tuple_memory, size);
+		memcpy(to->rows->segments, list->segments, sizeof(RowSegment) * list->nsegments);
+	}
+}
+
+/* Does any collected aggregate want this row? */
+static bool
+wanted(const GroupTable *table, const InputRows *rows, int row)
+{
+	for (int i = 0; i < table->spec->naggs; i++)
+	{
+		const AggSpec *agg = &table->spec->aggs[i];
+
+		if (agg->collected && (agg->filter < 0 || (!rows->nulls[agg->filter][row] &&
+												   DatumGetBool(rows->values[agg->filter][row]))))
+			return true;
+	}
+	return false;
+}
+
+/*
+ * Keep a row.  The first of a group is kept even if no filter lets it through, so that the plan of the collected
+ * aggregates has a row for every group.  The current memory context takes garbage.
+ */
+void
+collected_advance(GroupTable *table, Entry *entry, const InputRows *rows, int row)
+{
+	const GroupingSpec *spec = table->spec;
+	MinimalTuple tuple;
+	Size size;
+
+	if (entry->rows != NULL && !wanted(table, rows, row))
+		return;
+	for (int i = 0; i < spec->ncollected; i++)
+	{
+		int column = spec->collected[i];
+		Datum value = rows->values[column][row];
+
+		table->collected_nulls[i] = rows->nulls[column][row];
+		/* what stands in a TOAST table may be gone after this transaction */
+		if (!table->collected_nulls[i] && TupleDescAttr(table->collected_desc, i)->attlen == -1 &&
+			VARATT_IS_EXTERNAL(DatumGetPointer(value)))
+			value = PointerGetDatum(PG_DETOAST_DATUM(value));
+		table->collected_values[i] = value;
+	}
+	tuple = heap_form_minimal_tuple(table->collected_desc, table->collected_values,
+									table->collected_nulls);
+	size = MAXALIGN(tuple->t_len);
+	if (size > tuple->t_len)
+		tuple = repalloc(tuple, size);
+	collected_append(entry, (char *) tuple, size);
+}
+
+void
+group_collected(GroupTable *table, StateGroup *group, CollectedReader reader, void *arg)
+{
+	RowList *list = ((Entry *) group)->rows;
+
+	if (list == NULL)
+		return;
+	for (RowBlock *block = list->head; block != NULL; block = block->next)
+	{
+		for (uint32 at = 0; at < block->used;)
+		{
+			MinimalTuple minimal = (MinimalTuple) (block->data + at);
+			HeapTupleData tuple;
+
+			tuple.t_len = minimal->t_len + MINIMAL_TUPLE_OFFSET;
+			tuple.t_data = (HeapTupleHeader) ((char *) minimal - MINIMAL_TUPLE_OFFSET);
+			heap_deform_tuple(&tuple, table->collected_desc, table->collected_values,
+							  table->collected_nulls);
+			reader(table->collected_values, table->collected_nulls, arg);
+			at += MAXALIGN(minimal->t_len);
+		}
+	}
+}
+
+/* Where to end a piece of about "target" bytes that begins at "from": after a row, at least one, at most the list. */
+Size
+collected_cut(const RowList *list, Size from, Size to, Size target)
+{
+	if (to - from <= target)
+		return to;
+	for (RowBlock *block = list->head; block != NULL; block = block->next)
+	{
+		uint32 at;
+
+		if (block->start + block->used <= from)
+			continue;
+		at = from > block->start ? from - block->start : 0;
+		while (at < block->used)
+		{
+			at += MAXALIGN(((MinimalTuple) (block->data + at))->t_len);
+			if (block->start + at >= from + target || block->start + at >= to)
+				return block->start + at;
+		}
+	}
+	return to;
+}
+
+/* Append the bytes [from, to) of a group's rows. */
+void
+collected_write(const RowList *list, Size from, Size to, StringInfo out)
+{
+	RowBlock *block = from >= list->tail->start ? list->tail : list->head;
+
+	for (; block != NULL && block->start < to; block = block->next)
+	{
+		Size end = Min(block->start + block->used, to);
+
+		if (end > from)
+		{
+			Size begin = Max(block->start, from);
+
+			appendBinaryStringInfo(out, block->data + (begin - block->start), end - begin);
+		}
+	}
+}

@@ -1,0 +1,226 @@
+/*
+ * group_keys.c
+ *		Hash and equality of group keys, by the types' own functions.
+ *
+ * NULLs are equal to each other.  Hashes are part of the keys of stored groups, so they must not depend on anything
+ * but the values and the major version of PostgreSQL.
+ */
+#include "state/group_table.h"
+
+#include "catalog/pg_type.h"
+#include "common/hashfn.h"
+#include "utils/fmgroids.h"
+#include "utils/lsyscache.h"
+#include "utils/typcache.h"
+
+#define NULL_HASH UINT64CONST(0x9e3779b97f4a7c15)
+
+/* How many bytes of a by-value type count when this is its equality; 0: unknown, ask the function. */
+static int
+equal_bits(Oid function)
+{
+	switch (function)
+	{
+		case F_BOOLEQ:
+		case F_CHAREQ:
+			return 1;
+		case F_INT2EQ:
+			return 2;
+		case F_INT4EQ:
+		case F_OIDEQ:
+		case F_DATE_EQ:
+			return 4;
+		case F_INT8EQ:
+		case F_TIMESTAMP_EQ:
+		case F_TIMESTAMPTZ_EQ:
+		case F_TIME_EQ:
+			return 8;
+		default:
+			return 0;
+	}
+}
+
+static FunctionCallInfo
+make_call(Oid function, int nargs, Oid collation)
+{
+	FunctionCallInfo call = palloc0(SizeForFunctionCallInfo(nargs));
+	FmgrInfo *info = palloc0(sizeof(FmgrInfo));
+
+	fmgr_info(function, info);
+	InitFunctionCallInfoData(*call, info, nargs, collation, NULL, NULL);
+	return call;
+}
+
+/* Set up the keys of a table, in its memory context, which must be the current one. */
+void
+keys_init(GroupTable *table)
+{
+	const GroupingSpec *spec = table->spec;
+
+	table->keys = palloc0(sizeof(Key) * Max(spec->nkeys, 1));
+	table->hashable = true;
+	for (int i = 0; i < spec->nkeys; i++)
+	{
+		const KeySpec *from = &spec->keys[i];
+		Key *key = &table->keys[i];
+		Oid equal = get_opcode(from->eqop);
+		TypeCacheEntry *type =
+			lookup_type_cache(from->type, TYPECACHE_EQ_OPR | TYPECACHE_HASH_EXTENDED_PROC);
+		Oid left, right;
+		int bits;
+
+		key->column = from->column;
+		get_typlenbyval(from->type, &key->typlen, &key->byval);
+		key->equal = make_call(equal, 2, from->collation);
+
+		if (type->eq_opr == from->eqop && OidIsValid(type->hash_extended_proc))
+		{
+			key->hash = make_call(type->hash_extended_proc, 2, from->collation);
+			key->hash->args[1].value = UInt64GetDatum(0);
+			key->extended = true;
+		}
+		else if (op_hashjoinable(from->eqop, from->type) &&
+				 get_op_hash_functions(from->eqop, &left, &right))
+			key->hash = make_call(left, 1, from->collation);
+		else
+			table->hashable = false;
+
+		bits = equal_bits(equal);
+		if (bits > 0 && key->byval)
+		{
+			key->kind = KEY_BITS;
+			key->mask = bits == 8 ? PG_UINT64_MAX : (UINT64CONST(1) << (8 * bits)) - 1;
+		}
+		else if (equal == F_TEXTEQ && OidIsValid(from->collation) &&
+				 get_collation_isdeterministic(from->collation))
+			key->kind = KEY_BYTES;
+		else
+			key->kind = KEY_GENERIC;
+	}
+}
+
+/* splitmix64's finisher: every bit of the input reaches every bit of the output */
+static inline uint64
+mix(uint64 x)
+{
+	x = (x ^ (x >> 30)) * UINT64CONST(0xbf58476d1ce4e5b9);
+	x = (x ^ (x >> 27)) * UINT64CONST(0x94d049bb133111eb);
+	return x ^ (x >> 31);
+}
+
+static inline uint64
+hash_value(const Key *key, Datum value, bool isnull)
+{
+	FunctionCallInfo call = key->hash;
+	Datum result;
+
+	if (isnull)
+		return NULL_HASH;
+	if (key->kind == KEY_BITS)
+		return mix(value & key->mask);
+	if (key->kind == KEY_BYTES)
+	{
+		struct varlena *text = PG_DETOAST_DATUM_PACKED(value);
+
+		return hash_bytes_extended((const unsigned char *) VARDATA_ANY(text),
+								   VARSIZE_ANY_EXHDR(text), 0);
+	}
+	if (call == NULL)
+		return 0;
+	call->args[0].value = value;
+	call->isnull = false;
+	result = FunctionCallInvoke(call);
+	return key->extended ? DatumGetUInt64(result) : mix(DatumGetUInt32(result));
+}
+
+/* Hash the keys of all rows into table->hashes. */
+void
+keys_hash_rows(GroupTable *table, const InputRows *rows)
+{
+	MemoryContext old;
+
+	if (rows->nrows > table->max_hashes)
+	{
+		if (table->hashes)
+			pfree(table->hashes);
+		table->max_hashes = rows->capacity;
+		table->hashes = MemoryContextAllocHuge(table->context, sizeof(uint64) * rows->capacity);
+	}
+	memset(table->hashes, 0, sizeof(uint64) * rows->nrows);
+
+	old = MemoryContextSwitchTo(table->temp);
+	for (int k = 0; k < table->spec->nkeys; k++)
+	{
+		const Key *key = &table->keys[k];
+		const Datum *values = rows->values[key->column];
+		const bool *nulls = rows->nulls[key->column];
+
+		for (int i = 0; i < rows->nrows; i++)
+		{
+			uint64 hash = hash_value(key, values[i], nulls[i]);
+
+			table->hashes[i] = k == 0 ? hash : hash_combine64(table->hashes[i], hash);
+			if (key->kind != KEY_BITS)
+				MemoryContextReset(table->temp);
+		}
+	}
+	MemoryContextSwitchTo(old);
+}
+
+/* The same for one group; may leave garbage in the current memory context. */
+uint64
+keys_hash(GroupTable *table, const Datum *keys, const bool *nulls)
+{
+	uint64 result = 0;
+
+	for (int k = 0; k < table->spec->nkeys; k++)
+	{
+		uint64 hash = hash_value(&table->keys[k], keys[k], nulls[k]);
+
+		result = k == 0 ? hash : hash_combine64(result, hash);
+	}
+	return result;
+}
+
+/* May leave garbage in the current memory context.  Keys by reference must be detoasted. */
+bool
+keys_equal(GroupTable *table, const Entry *entry, const Datum *keys, const bool *nulls)
+{
+	for (int k = 0; k < table->spec->nkeys; k++)
+	{
+		const Key *key = &table->keys[k];
+		Datum a = entry->group.keys[k];
+		Datum b = keys[k];
+
+		if (entry->group.key_nulls[k] || nulls[k])
+		{
+			if (entry->group.key_nulls[k] && nulls[k])
+				continue;
+			return false;
+		}
+		if (key->kind == KEY_BITS)
+		{
+			if (((a ^ b) & key->mask) != 0)
+				return false;
+		}
+		else if (key->kind == KEY_BYTES)
+		{
+			Size len = VARSIZE_ANY_EXHDR(DatumGetPointer(a));
+
+			if (len != VARSIZE_ANY_EXHDR(DatumGetPointer(b)) ||
+				memcmp(VARDATA_ANY(DatumGetPointer(a)), VARDATA_ANY(DatumGetPointer(b)), len) != 0)
+				return false;
+		}
+		else
+		{
+			FunctionCallInfo call = key->equal;
+
+			call->args[0].value = a;
+			call->args[1].value = b;
+			call->isnull = false;
+			if (!DatumGetBool(FunctionCallInvoke(call)))
+				return false;
+		}
+	}
+	return true;
+}

@@ -1,0 +1,330 @@
+/*
+ * group_table.h
+ *		What the files of state/ share: the inside of a group table.
+ *
+ * A table has windows, a window has an expression context (its memory, and what aggregates take for theirs) and a
+ * hash table of entries; an entry is a group with its transition values and, where collected aggregates need them, its
+ * kept input rows.
+ *
+ *	group_table.c	windows, entries, rows into them, what changed and what closes
+ *	group_keys.c	hash and equality of group keys
+ *	aggregate.c		transition and final functions, states to bytes and back
+ *	collected.c		kept input rows
+ *	group_record.c	entries as bytes, for the two below
+ *	checkpoint.c	the log of chunks that makes a table of one pipeline durable
+ *	stored.c		groups outside of memory: cold ones, and all of a merged query
+ */
+#ifndef VELO_GROUP_TABLE_H
+#define VELO_GROUP_TABLE_H
+
+#include "state/state.h"
+
+#include "executor/nodeAgg.h"
+#include "fmgr.h"
+#include "lib/ilist.h"
+#include "lib/stringinfo.h"
+#include "nodes/execnodes.h"
+#include "utils/memutils.h"
+
+typedef struct Entry Entry;
+typedef struct Window Window;
+
+/* ------------------------------------------------------------------ aggregates */
+
+typedef struct TransValue
+{
+	Datum value;
+	bool isnull;
+	bool unset; /* the first input that isn't NULL becomes the value */
+} TransValue;
+
+/* A transition: aggregates with the same one (sum and avg of the same column) share it, as in PostgreSQL. */
+typedef struct Transition
+{
+	int nargs;
+	int *args;
+	int filter;
+	Oid transfn_oid;
+	Oid transtype;
+	Oid collation;
+	int16 typlen;
+	bool byval;
+	bool strict;
+	bool internal; /* kept as bytes by serialise, read by deserialise and combine */
+	bool count;    /* int8inc() and its kin: done in place */
+	Datum init;
+	bool init_isnull;
+	FunctionCallInfo call; /* of the transition function */
+	FunctionCallInfo serialise;
+	FunctionCallInfo deserialise;
+	FunctionCallInfo combine;
+	AggStatePerTransData pertrans; /* for functions that look at their aggregate */
+} Transition;
+
+typedef struct Final
+{
+	int transition;        /* -1: a collected aggregate */
+	FunctionCallInfo call; /* of the final function; NULL: the transition value is the result */
+	int nargs;             /* of the final function */
+	int16 typlen;          /* of the result */
+	bool byval;
+} Final;
+
+/* ------------------------------------------------------------------ keys */
+
+typedef enum KeyKind
+{
+	KEY_BITS,   /* by value and equal when the bits are */
+	KEY_BYTES,  /* text and equal when the bytes are */
+	KEY_GENERIC /* by the type's functions */
+} KeyKind;
+
+typedef struct Key
+{
+	KeyKind kind;
+	int column;
+	int16 typlen;
+	bool byval;
+	uint64 mask;           /* KEY_BITS: the bits that count */
+	FunctionCallInfo hash; /* NULL: no hash support, all values hash alike */
+	bool extended;         /* it is a 64-bit hash function */
+	FunctionCallInfo equal;
+} Key;
+
+/* ------------------------------------------------------------------ the log */
+
+/* A chunk of the log, as far as memory needs to know it. */
+typedef struct LogChunk
+{
+	dlist_node node; /* in the table's list, by seq */
+	int64 seq;
+	Size bytes;
+	int64 live;   /* records that are the latest of what they describe */
+	bool forgets; /* holds records that take back older ones */
+} LogChunk;
+
+/* Where the latest record of something stands.  chunk NULL: nowhere. */
+typedef struct LogPlace
+{
+	LogChunk *chunk;
+	uint32 bytes;
+} LogPlace;
+
+/* ------------------------------------------------------------------ kept rows */
+
+typedef struct RowBlock
+{
+	struct RowBlock *next;
+	Size start; /* position of its first byte in the group's rows */
+	uint32 used;
+	uint32 size;
+	char data[FLEXIBLE_ARRAY_MEMBER]; /* MinimalTuples, each MAXALIGNed */
+} RowBlock;
+
+/* A stretch of a group's rows that stands in one record of the log. */
+typedef struct RowSegment
+{
+	Size from;
+	Size to;
+	LogPlace place;
+} RowSegment;
+
+/*
+ * The kept rows of a group are one string of bytes, of which blocks are pieces in memory, and segments in the log;
+ * neither ends within a row.  Segments follow one another without a gap from 0; what is behind the last is unsaved.
+ */
+typedef struct RowList
+{
+	RowBlock *head;
+	RowBlock *tail;
+	Size end;
+	int nsegments;
+	int max_segments;
+	RowSegment *segments;
+	bool resave; /* some segment has lost its place to compaction */
+} RowList;
+
+/* ------------------------------------------------------------------ entries and windows */
+
+#define ENTRY_CHANGED 0x01 /* in the window's list of changed ones */
+#define ENTRY_UNSAVED 0x02 /* in the window's list of unsaved ones */
+#define ENTRY_GONE 0x04    /* closed; its memory goes with the window */
+#define ENTRY_STORED 0x08  /* an older version stands in the stored groups */
+
+struct Entry
+{
+	StateGroup group; /* must be first */
+	Window *window;
+	Entry *next_changed;
+	Entry *next_unsaved;
+	RowList *rows; /* NULL: none */
+	LogPlace place;
+	uint32 touched; /* the checkpoint before which it was touched last; see also log_load() */
+	TransValue values[FLEXIBLE_ARRAY_MEMBER];
+};
+
+typedef struct EntryList
+{
+	Entry *head;
+	Entry *tail;
+} EntryList;
+
+typedef struct HashSlot
+{
+	uint64 hash;
+	Entry *entry; /* NULL: free */
+} HashSlot;
+
+struct Window
+{
+	TimestampTz start;
+	TimestampTz end;
+	TimestampTz close;    /* end + grace */
+	ExprContext *context; /* its per-tuple memory holds all of the window */
+	HashSlot *slots;
+	uint64 mask; /* number of slots - 1 */
+	int64 nentries;
+	int64 ngone;
+	int64 nstored;       /* groups of it in the stored groups */
+	bool logged;         /* the log has records of it */
+	bool stored_changed; /* the number above must be written */
+	uint64 cursor;       /* slot from which closing goes on */
+	uint64 slice;        /* then, of the stored ones, slice of the hash from which it goes on */
+	int slice_bits;      /* leading bits of the hash that make a slice */
+	Window *taken;       /* the stored groups that take_closed() returned; NULL: none */
+	EntryList changed;
+	EntryList unsaved;
+};
+
+struct GroupTable
+{
+	const GroupingSpec *spec;
+	Oid query;
+	int pipeline;
+	Size memory_limit; /* above which cold groups are moved out */
+	bool shared;
+
+	MemoryContext context; /* the table's own; windows are children */
+	MemoryContext temp;    /* reset for each row */
+
+	AggState *aggstate; /* what aggregate functions are shown as their caller */
+	int ntransitions;
+	Transition *transitions;
+	Final *finals; /* [spec->naggs] */
+	bool collects; /* some aggregate is collected */
+	TupleDesc collected_desc;
+	Datum *collected_values; /* [spec->ncollected], scratch */
+	bool *collected_nulls;
+	Key *keys;
+	bool hashable; /* all keys have hash functions */
+	Datum *probe;  /* [nkeys] keys looked for */
+	bool *probe_nulls;
+	Size keys_offset; /* in an entry */
+	Size nulls_offset;
+	Size entry_size;
+	uint32 fingerprint; /* of what the bytes of a state depend on */
+
+	int nwindows;
+	int max_windows;
+	Window **windows;    /* by start */
+	Window *last;        /* the one used last */
+	TimestampTz *starts; /* [window_max()] scratch */
+	Window **entered;    /* [window_max()] windows that a row enters */
+
+	uint64 *hashes; /* of the rows being applied */
+	int max_hashes;
+	StateGroup **result; /* what take_changed() and take_closed() return */
+	int nresult;
+	int max_result;
+	bool takes_changed; /* take_changed() is called at all */
+	Window *closing;    /* whose groups take_closed() returned; NULL: none */
+
+	/* the stored groups */
+	int64 nstored;  /* sum over the windows */
+	bool refreshed; /* the windows know how many */
+
+	/* the log */
+	dlist_head chunks;
+	int nchunks;
+	int64 next_seq;
+	Size log_bytes;
+	Size live_bytes;
+	uint32 checkpoint;     /* number of the next one since loading */
+	StringInfoData buffer; /* records on their way into a chunk */
+	LogChunk *open_chunk;  /* what they will stand in */
+};
+
+/* group_keys.c */
+extern void keys_init(GroupTable *table);
+extern void keys_hash_rows(GroupTable *table, const InputRows *rows);
+extern uint64 keys_hash(GroupTable *table, const Datum *keys, const bool *nulls);
+extern bool keys_equal(GroupTable *table, const Entry *entry, const Datum *keys, const bool *nulls);
+
+/* group_table.c */
+extern Window *window_find(GroupTable *table, TimestampTz start);
+extern Window *window_get(GroupTable *table, TimestampTz start);
+extern void window_empty(GroupTable *table, Window *window);
+extern void window_free(GroupTable *table, Window *window);
+extern bool window_is_closed(const Window *window, TimestampTz watermark);
+extern Window *window_copy(GroupTable *table, const Window *window);
+extern void window_discard(Window *window);
+extern void window_rebuild(GroupTable *table, Window *window);
+extern int windows_for_row(GroupTable *table, const InputRows *rows, int row, TimestampTz closed);
+extern Entry *entry_find(GroupTable *table, Window *window, uint64 hash, const Datum *keys,
+						 const bool *nulls);
+extern Entry *entry_create(GroupTable *table, Window *window, uint64 hash, const Datum *keys,
+						   const bool *nulls);
+extern void entry_unsaved(Entry *entry);
+extern void entry_gone(GroupTable *table, Entry *entry);
+extern void result_add(GroupTable *table, Entry *entry);
+
+/* aggregate.c */
+extern void aggregates_init(GroupTable *table);
+extern uint32 aggregates_fingerprint(const GroupTable *table);
+extern void aggregates_enter(GroupTable *table, Window *window);
+extern void aggregates_begin(GroupTable *table, Entry *entry);
+extern void aggregates_advance(GroupTable *table, Entry *entry, const InputRows *rows, int row);
+extern void aggregates_write(GroupTable *table, Entry *entry, StringInfo out);
+extern void aggregates_read(GroupTable *table, Entry *entry, StringInfo in);
+extern void datum_write(StringInfo out, Datum value, bool byval, int16 typlen);
+extern Datum datum_read(StringInfo in, bool byval);
+
+/* collected.c */
+extern void collected_init(GroupTable *table);
+extern void collected_advance(GroupTable *table, Entry *entry, const InputRows *rows, int row);
+extern void collected_copy(const Entry *from, Entry *to);
+extern void collected_append(Entry *entry, const char *data, Size len);
+extern Size collected_cut(const RowList *list, Size from, Size to, Size target);
+extern void collected_write(const RowList *list, Size from, Size to, StringInfo out);
+
+/* group_record.c */
+extern void record_init(GroupTable *table);
+extern void record_write_header(const GroupTable *table, StringInfo out);
+extern void record_check_header(const GroupTable *table, StringInfo in);
+extern void record_damaged(void) pg_attribute_noreturn();
+extern void record_write_name(GroupTable *table, const Entry *entry, StringInfo out);
+extern TimestampTz record_read_name(GroupTable *table, StringInfo in);
+extern void record_write_state(GroupTable *table, Entry *entry, StringInfo out);
+extern void record_read_state(GroupTable *table, Entry *entry, StringInfo in);
+extern void bytes_read(StringInfo in, void *to, Size len);
+extern char *bytes_skip(StringInfo in, Size len);
+
+/* checkpoint.c */
+extern void log_init(GroupTable *table);
+extern void log_load(GroupTable *table, TimestampTz closed);
+extern void log_checkpoint(GroupTable *table);
+extern void log_forget(GroupTable *table, Entry *entry);
+extern void log_forget_window(GroupTable *table, Window *window);
+
+/* stored.c */
+extern void stored_refresh(GroupTable *table);
+extern void stored_fetch(GroupTable *table, const InputRows *rows, TimestampTz closed);
+extern void stored_fetch_one(GroupTable *table, TimestampTz start, uint64 hash);
+extern void stored_take(GroupTable *table, Window *window, int max);
+extern void stored_drop_taken(GroupTable *table, Window *window);
+extern void stored_drop_window(GroupTable *table, Window *window);
+extern void stored_save_shared(GroupTable *table);
+extern void stored_save_counts(GroupTable *table);
+extern void stored_move_cold(GroupTable *table);
+
+#endif /* VELO_GROUP_TABLE_H */

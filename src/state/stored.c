@@ -1,0 +1,696 @@
+/*
+ * stored.c
+ *		Groups outside of memory: all of a merged query, and the cold ones of a pipeline that is short of memory.
+ *
+ * They are stored in buckets: all groups of a window with the same hash.  A bucket's key is the pipeline (or that it is
+ * shared), the start of its window and the hash, in an order of bytes that is the order of time.  A window with stored
+ * groups has besides a count of them, under a key of its own: so which windows there are can be asked without reading
+ * the groups.
+ *
+ * Private groups are at one place only: what is fetched leaves the store at once, in the same transaction.  Shared ones
+ * stay there while they are in memory, which is from the first use in a transaction to its checkpoint.  In both cases a
+ * bucket is in memory as a whole or not at all.
+ */
+#include "state/group_table.h"
+
+#include "catalog/velo_catalog.h"
+#include "port/pg_bswap.h"
+#include "utils/builtins.h"
+
+#define KIND_COUNT 'c'
+#define KIND_GROUPS 'g'
+
+/* what is saved or fetched in one go */
+#define SAVE_BYTES (1024 * 1024)
+#define SAVE_GROUPS 1000
+
+/* ------------------------------------------------------------------ keys */
+
+typedef struct StoredKey
+{
+	uint32 pipeline; /* all in big-endian */
+	char kind;
+	uint64 window; /* sign flipped */
+	uint64 hash;
+} pg_attribute_packed() StoredKey;
+
+static uint64
+flip(TimestampTz start)
+{
+	return pg_hton64((uint64) start ^ (UINT64CONST(1) << 63));
+}
+
+/* "len" bytes of the key of a bucket: prefixes serve as bounds of ranges. */
+static bytea *
+make_key(const GroupTable *table, char kind, TimestampTz window, uint64 hash, Size len)
+{
+	bytea *result = palloc(VARHDRSZ + len);
+	StoredKey key;
+
+	key.pipeline = pg_hton32(table->shared ? PG_UINT32_MAX : (uint32) table->pipeline);
+	key.kind = kind;
+	key.window = flip(window);
+	key.hash = pg_hton64(hash);
+	SET_VARSIZE(result, VARHDRSZ + len);
+	memcpy(VARDATA(result), &key, len);
+	return result;
+}
+
+static bytea *
+bucket_key(const GroupTable *table, TimestampTz window, uint64 hash)
+{
+	return make_key(table, KIND_GROUPS, window, hash, sizeof(StoredKey));
+}
+
+static bytea *
+count_key(const GroupTable *table, TimestampTz window)
+{
+	return make_key(table, KIND_COUNT, window, 0, offsetof(StoredKey, hash));
+}
+
+static void
+read_key(const bytea *from, TimestampTz *window, uint64 *hash)
+{
+	StoredKey key = {0};
+
+	memcpy(&key, VARDATA_ANY(from), Min(VARSIZE_ANY_EXHDR(from), sizeof(key)));
+	*window = (TimestampTz) (pg_ntoh64(key.window) ^ (UINT64CONST(1) << 63));
+	*hash = pg_ntoh64(key.hash);
+}
+
+/* ------------------------------------------------------------------ saving */
+
+/* Groups on their way into the store. */
+typedef struct Saver
+{
+	GroupTable *table;
+	StoredGroup groups[SAVE_GROUPS];
+	int ngroups;
+	Size bytes;
+	MemoryContext context;
+} Saver;
+
+static Saver *
+saver_begin(GroupTable *table)
+{
+	MemoryContext context =
+		AllocSetContextCreate(table->context, "velo groups to store", ALLOCSET_DEFAULT_SIZES);
+	Saver *saver = MemoryContextAllocZero(table->context, sizeof(Saver));
+
+	saver->table = table;
+	saver->context = context;
+	return saver;
+}
+
+static void
+saver_flush(Saver *saver)
+{
+	if (saver->ngroups > 0)
+		stored_groups_save(saver->table->query, saver->groups, saver->ngroups);
+	saver->ngroups = 0;
+	saver->bytes = 0;
+	MemoryContextReset(saver->context);
+}
+
+static void
+saver_end(Saver *saver)
+{
+	saver_flush(saver);
+	MemoryContextDelete(saver->context);
+	pfree(saver);
+}
+
+/* Takes both, which must lie in saver->context; state NULL deletes. */
+static void
+saver_add(Saver *saver, bytea *key, bytea *state)
+{
+	saver->groups[saver->ngroups].key = key;
+	saver->groups[saver->ngroups].state = state;
+	saver->ngroups++;
+	saver->bytes += state != NULL ? VARSIZE(state) : 0;
+	if (saver->ngroups == SAVE_GROUPS || saver->bytes >= SAVE_BYTES)
+		saver_flush(saver);
+}
+
+/* Save a bucket as it is in memory; without groups it is deleted.  Returns the number of its groups. */
+static int
+save_bucket(Saver *saver, Window *window, uint64 hash)
+{
+	GroupTable *table = saver->table;
+	MemoryContext old = MemoryContextSwitchTo(saver->context);
+	bytea *key = bucket_key(table, window->start, hash);
+	bytea *state = NULL;
+	StringInfoData out;
+	int n = 0;
+
+	initStringInfo(&out);
+	appendStringInfoSpaces(&out, VARHDRSZ);
+	record_write_header(table, &out);
+	for (uint64 i = hash & window->mask; window->slots[i].entry != NULL; i = (i + 1) & window->mask)
+	{
+		Entry *entry = window->slots[i].entry;
+		uint64 rows = entry->rows == NULL ? 0 : entry->rows->end;
+
+		if (window->slots[i].hash != hash || (entry->group.flags & ENTRY_GONE) != 0)
+			continue;
+		record_write_name(table, entry, &out);
+		record_write_state(table, entry, &out);
+		appendBinaryStringInfo(&out, (char *) &rows, sizeof(rows));
+		if (rows > 0)
+			collected_write(entry->rows, 0, rows, &out);
+		n++;
+	}
+	if (n > 0)
+	{
+		SET_VARSIZE(out.data, out.len);
+		state = (bytea *) out.data;
+	}
+	saver_add(saver, key, state);
+	MemoryContextSwitchTo(old);
+	return n;
+}
+
+/* ------------------------------------------------------------------ reading */
+
+/* Groups of a bucket into a window; returns their number.  The current memory context takes garbage. */
+static int
+read_bucket(GroupTable *table, Window *window, uint64 hash, const bytea *state, uint8 flags)
+{
+	StringInfoData in;
+	int n = 0;
+
+	in.data = VARDATA_ANY(unconstify(bytea *, state));
+	in.len = in.maxlen = VARSIZE_ANY_EXHDR(state);
+	in.cursor = 0;
+	record_check_header(table, &in);
+	while (in.cursor < in.len)
+	{
+		Entry *entry;
+		uint64 rows;
+
+		if (record_read_name(table, &in) != window->start)
+			record_damaged();
+		entry = entry_create(table, window, hash, table->probe, table->probe_nulls);
+		entry->group.flags |= flags;
+		record_read_state(table, entry, &in);
+		bytes_read(&in, &rows, sizeof(rows));
+		if (rows > 0)
+			collected_append(entry, bytes_skip(&in, rows), rows);
+		n++;
+	}
+	return n;
+}
+
+/* A StoredGroupReader: the count of a window. */
+static void
+read_count(const StoredGroup *stored, void *arg)
+{
+	GroupTable *table = arg;
+	TimestampTz start;
+	uint64 hash;
+	int64 count;
+	StringInfoData in;
+	Window *window;
+
+	in.data = VARDATA_ANY(stored->state);
+	in.len = in.maxlen = VARSIZE_ANY_EXHDR(stored->state);
+	in.cursor = 0;
+	record_check_header(table, &in);
+	bytes_read(&in, &count, sizeof(count));
+	read_key(stored->key, &start, &hash);
+	window = window_get(table, start);
+	window->nstored = count;
+	table->nstored += count;
+}
+
+/*
+ * Learn which windows have stored groups.  Nobody else can change that between the first time in a transaction and the
+ * checkpoint, so it is asked once.
+ */
+void
+stored_refresh(GroupTable *table)
+{
+	MemoryContext old;
+
+	if (table->refreshed)
+		return;
+	table->refreshed = true;
+	table->nstored = 0;
+	for (int i = 0; i < table->nwindows; i++)
+		table->windows[i]->nstored = 0;
+	old = MemoryContextSwitchTo(table->temp);
+	stored_groups_scan(table->query, make_key(table, KIND_COUNT, 0, 0, offsetof(StoredKey, window)),
+					   make_key(table, KIND_COUNT + 1, 0, 0, offsetof(StoredKey, window)),
+					   read_count, table);
+	MemoryContextSwitchTo(old);
+	MemoryContextReset(table->temp);
+	for (int i = table->nwindows - 1; i >= 0; i--)
+		if (table->windows[i]->nstored == 0 && table->windows[i]->nentries == 0)
+			window_free(table, table->windows[i]);
+}
+
+typedef struct Wanted
+{
+	TimestampTz window;
+	uint64 hash;
+} Wanted;
+
+static int
+compare_wanted(const void *a, const void *b)
+{
+	const Wanted *left = a;
+	const Wanted *right = b;
+
+	if (left->window != right->window)
+		return left->window < right->window ? -1 : 1;
+	if (left->hash != right->hash)
+		return left->hash < right->hash ? -1 : 1;
+	return 0;
+}
+
+/* Does memory have the bucket?  "gone": a bucket of groups that are gone counts, too. */
+static bool
+in_memory(const Window *window, uint64 hash, bool gone)
+{
+	for (uint64 i = hash & window->mask; window->slots[i].entry != NULL; i = (i + 1) & window->mask)
+		if (window->slots[i].hash == hash &&
+			(gone || (window->slots[i].entry->group.flags & ENTRY_GONE) == 0))
+			return true;
+	return false;
+}
+
+static void
+count_stored(GroupTable *table, Window *window, int64 n)
+{
+	window->nstored += n;
+	table->nstored += n;
+	window->stored_changed = true;
+}
+
+/* Bring buckets into memory that are not there; "wanted" is sorted and holds each once. */
+static void
+fetch(GroupTable *table, const Wanted *wanted, int nwanted)
+{
+	MemoryContext context =
+		AllocSetContextCreate(table->context, "velo stored groups", ALLOCSET_DEFAULT_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(context);
+	Saver *deletions = table->shared ? NULL : saver_begin(table);
+
+	for (int done = 0; done < nwanted; done += SAVE_GROUPS)
+	{
+		int n = Min(nwanted - done, SAVE_GROUPS);
+		bytea **keys = palloc(sizeof(bytea *) * n);
+		ListCell *cell;
+
+		for (int i = 0; i < n; i++)
+			keys[i] = bucket_key(table, wanted[done + i].window, wanted[done + i].hash);
+		foreach (cell, stored_groups_fetch(table->query, keys, n))
+		{
+			StoredGroup *stored = lfirst(cell);
+			TimestampTz start;
+			uint64 hash;
+			Window *window;
+			int count;
+
+			read_key(stored->key, &start, &hash);
+			window = window_get(table, start);
+			MemoryContextSwitchTo(table->temp);
+			count =
+				read_bucket(table, window, hash, stored->state, table->shared ? ENTRY_STORED : 0);
+			MemoryContextReset(table->temp);
+			if (!table->shared)
+			{
+				for (uint64 i = hash & window->mask; window->slots[i].entry != NULL;
+					 i = (i + 1) & window->mask)
+					if (window->slots[i].hash == hash)
+						entry_unsaved(window->slots[i].entry);
+				count_stored(table, window, -count);
+				MemoryContextSwitchTo(deletions->context);
+				saver_add(deletions, bucket_key(table, start, hash), NULL);
+			}
+			MemoryContextSwitchTo(context);
+		}
+		MemoryContextReset(context);
+	}
+	if (deletions != NULL)
+		saver_end(deletions);
+	MemoryContextSwitchTo(old);
+	MemoryContextDelete(context);
+}
+
+/* Bring the groups that these rows will enter into memory, where they are stored. */
+void
+stored_fetch(GroupTable *table, const InputRows *rows, TimestampTz closed)
+{
+	Wanted *wanted = NULL;
+	int64 nwanted = 0;
+	int64 max_wanted = 0;
+	int64 unique = 0;
+
+	if (table->shared)
+		stored_refresh(table);
+	for (int row = 0; row < rows->nrows && table->nstored > 0; row++)
+	{
+		int n = windows_for_row(table, rows, row, closed);
+
+		for (int k = 0; k < n; k++)
+		{
+			Window *window = table->entered[k];
+
+			if (window->nstored == 0 || in_memory(window, table->hashes[row], false))
+				continue;
+			if (nwanted == max_wanted)
+			{
+				max_wanted = Max(1024, max_wanted * 2);
+				wanted = wanted == NULL ? palloc(sizeof(Wanted) * max_wanted)
+										: repalloc_huge(wanted, sizeof(Wanted) * max_wanted);
+			}
+			wanted[nwanted].window = window->start;
+			wanted[nwanted++].hash = table->hashes[row];
+		}
+	}
+	if (nwanted == 0)
+		return;
+	qsort(wanted, nwanted, sizeof(Wanted), compare_wanted);
+	for (int64 i = 0; i < nwanted; i++)
+		if (i == 0 || compare_wanted(&wanted[i], &wanted[i - 1]) != 0)
+			wanted[unique++] = wanted[i];
+	fetch(table, wanted, unique);
+	pfree(wanted);
+}
+
+/* The same for one bucket. */
+void
+stored_fetch_one(GroupTable *table, TimestampTz start, uint64 hash)
+{
+	Wanted wanted = {start, hash};
+	Window *window;
+
+	if (table->shared)
+		stored_refresh(table);
+	window = window_find(table, start);
+	if (window != NULL && window->nstored > 0 && !in_memory(window, hash, false))
+		fetch(table, &wanted, 1);
+}
+
+/* ------------------------------------------------------------------ closing */
+
+typedef struct TakeState
+{
+	GroupTable *table;
+	Window *window;
+	Window *taken;
+} TakeState;
+
+/* A StoredGroupReader: a bucket of a window that closes. */
+static void
+take_bucket(const StoredGroup *stored, void *arg)
+{
+	TakeState *state = arg;
+	GroupTable *table = state->table;
+	MemoryContext old = MemoryContextSwitchTo(table->temp);
+	TimestampTz start;
+	uint64 hash;
+
+	read_key(stored->key, &start, &hash);
+	/* what memory has of a merged query is newer, and was taken before */
+	if (!(table->shared && in_memory(state->window, hash, true)))
+		read_bucket(table, state->taken, hash, stored->state, ENTRY_UNSAVED);
+	MemoryContextSwitchTo(old);
+	MemoryContextReset(table->temp);
+}
+
+/* The bounds of a window's slice of buckets. */
+static void
+slice_bounds(const GroupTable *table, const Window *window, bytea **from, bytea **to)
+{
+	int shift = 64 - window->slice_bits;
+	uint64 next = window->slice + 1;
+
+	*from = bucket_key(table, window->start, window->slice_bits == 0 ? 0 : window->slice << shift);
+	if (next < UINT64CONST(1) << window->slice_bits)
+		*to = bucket_key(table, window->start, next << shift);
+	else
+	{
+		/* longer than the last key */
+		*to = make_key(table, KIND_GROUPS, window->start, PG_UINT64_MAX, sizeof(StoredKey));
+		*to = DatumGetByteaPP(
+			DirectFunctionCall2(byteacat, PointerGetDatum(*to), PointerGetDatum(*to)));
+	}
+}
+
+/*
+ * Take about "max" stored groups of a window that closes, by slices of the hash; into table->result, and into
+ * window->taken, a window of their own.  They are not marked unsaved when touched, for they are about to go.
+ */
+void
+stored_take(GroupTable *table, Window *window, int max)
+{
+	if (window->slice == 0 && window->slice_bits == 0 && table->hashable)
+		while ((window->nstored >> window->slice_bits) > max && window->slice_bits < 62)
+			window->slice_bits++;
+
+	for (; window->slice < UINT64CONST(1) << window->slice_bits; window->slice++)
+	{
+		TakeState state = {table, window, window_copy(table, window)};
+		MemoryContext old = MemoryContextSwitchTo(table->temp);
+		bytea *from;
+		bytea *to;
+
+		slice_bounds(table, window, &from, &to);
+		MemoryContextSwitchTo(old);
+		stored_groups_scan(table->query, from, to, take_bucket, &state);
+		for (uint64 i = 0; i <= state.taken->mask; i++)
+			if (state.taken->slots[i].entry != NULL)
+				result_add(table, state.taken->slots[i].entry);
+		if (table->nresult > 0)
+		{
+			window->taken = state.taken;
+			return;
+		}
+		window_discard(state.taken);
+	}
+}
+
+/* Delete what stored_take() took. */
+void
+stored_drop_taken(GroupTable *table, Window *window)
+{
+	bytea *from;
+	bytea *to;
+
+	slice_bounds(table, window, &from, &to);
+	stored_groups_delete_range(table->query, from, to);
+	count_stored(table, window, -window->taken->nentries);
+	window->slice++;
+	window_discard(window->taken);
+	window->taken = NULL;
+}
+
+/* Delete all stored groups of a window. */
+void
+stored_drop_window(GroupTable *table, Window *window)
+{
+	StoredGroup count = {count_key(table, window->start), NULL};
+	bytea *from;
+	bytea *to;
+
+	window->slice = 0;
+	window->slice_bits = 0;
+	slice_bounds(table, window, &from, &to);
+	stored_groups_delete_range(table->query, from, to);
+	stored_groups_save(table->query, &count, 1);
+	table->nstored -= window->nstored;
+	window->nstored = 0;
+}
+
+/* ------------------------------------------------------------------ checkpoints */
+
+static int
+compare_entries(const void *a, const void *b)
+{
+	const Entry *left = *(Entry *const *) a;
+	const Entry *right = *(Entry *const *) b;
+
+	if (left->group.hash != right->group.hash)
+		return left->group.hash < right->group.hash ? -1 : 1;
+	return 0;
+}
+
+/* Save the buckets of a window that changed, in the order of their keys. */
+static void
+save_window(Saver *saver, Window *window)
+{
+	int64 n = 0;
+	int64 max = window->nentries;
+	Entry **entries = MemoryContextAllocHuge(saver->table->context, sizeof(Entry *) * max);
+
+	for (Entry *entry = window->unsaved.head; entry != NULL; entry = entry->next_unsaved)
+		entries[n++] = entry;
+	qsort(entries, n, sizeof(Entry *), compare_entries);
+	for (int64 i = 0; i < n; i++)
+	{
+		bool is_stored = (entries[i]->group.flags & ENTRY_STORED) != 0;
+		bool is_gone = (entries[i]->group.flags & ENTRY_GONE) != 0;
+
+		if (i == 0 || entries[i]->group.hash != entries[i - 1]->group.hash)
+			save_bucket(saver, window, entries[i]->group.hash);
+		if (is_stored && is_gone)
+			count_stored(saver->table, window, -1);
+		else if (!is_stored && !is_gone)
+			count_stored(saver->table, window, 1);
+	}
+	pfree(entries);
+}
+
+/* Save what changed of a merged query, and forget all groups: others may change them after the commit. */
+void
+stored_save_shared(GroupTable *table)
+{
+	Saver *saver = saver_begin(table);
+
+	for (int i = 0; i < table->nwindows; i++)
+		if (table->windows[i]->unsaved.head != NULL)
+			save_window(saver, table->windows[i]);
+	saver_end(saver);
+	for (int i = 0; i < table->nwindows; i++)
+		if (table->windows[i]->nentries > 0)
+			window_empty(table, table->windows[i]);
+	table->refreshed = false;
+}
+
+/* Save how many groups are stored of each window. */
+void
+stored_save_counts(GroupTable *table)
+{
+	Saver *saver = NULL;
+
+	for (int i = 0; i < table->nwindows; i++)
+	{
+		Window *window = table->windows[i];
+		MemoryContext old;
+		StringInfoData out;
+
+		if (!window->stored_changed)
+			continue;
+		window->stored_changed = false;
+		if (saver == NULL)
+			saver = saver_begin(table);
+		old = MemoryContextSwitchTo(saver->context);
+		initStringInfo(&out);
+		appendStringInfoSpaces(&out, VARHDRSZ);
+		record_write_header(table, &out);
+		appendBinaryStringInfo(&out, (char *) &window->nstored, sizeof(window->nstored));
+		SET_VARSIZE(out.data, out.len);
+		saver_add(saver, count_key(table, window->start),
+				  window->nstored > 0 ? (bytea *) out.data : NULL);
+		MemoryContextSwitchTo(old);
+	}
+	if (saver != NULL)
+		saver_end(saver);
+}
+
+/* ------------------------------------------------------------------ cold groups */
+
+#define SAMPLE 1000
+
+static int
+compare_ages(const void *a, const void *b)
+{
+	uint32 left = *(const uint32 *) a;
+	uint32 right = *(const uint32 *) b;
+
+	return left < right ? -1 : left > right;
+}
+
+/* The checkpoint before which about half of the groups were touched last. */
+static uint32
+median_age(const GroupTable *table)
+{
+	uint32 ages[SAMPLE];
+	uint64 slots = 0;
+	uint64 stride;
+	int n = 0;
+
+	for (int i = 0; i < table->nwindows; i++)
+		slots += table->windows[i]->mask + 1;
+	stride = slots / SAMPLE + 1;
+	for (int i = 0; i < table->nwindows; i++)
+	{
+		const Window *window = table->windows[i];
+
+		for (uint64 slot = 0; slot <= window->mask && n < SAMPLE; slot += stride)
+			if (window->slots[slot].entry != NULL)
+				ages[n++] = window->slots[slot].entry->touched;
+	}
+	if (n == 0)
+		return table->checkpoint;
+	qsort(ages, n, sizeof(uint32), compare_ages);
+	return ages[n / 2];
+}
+
+/* May a bucket leave memory?  Not before what changed in it was taken for emission. */
+static bool
+is_cold(const GroupTable *table, const Window *window, uint64 hash, uint32 age)
+{
+	for (uint64 i = hash & window->mask; window->slots[i].entry != NULL; i = (i + 1) & window->mask)
+	{
+		const Entry *entry = window->slots[i].entry;
+
+		if (window->slots[i].hash == hash && (entry->group.flags & ENTRY_GONE) == 0 &&
+			(entry->touched > age ||
+			 (table->takes_changed && (entry->group.flags & ENTRY_CHANGED) != 0)))
+			return false;
+	}
+	return true;
+}
+
+/* Move the cold buckets of a window into the store; true if there were any. */
+static bool
+move_window(Saver *saver, Window *window, uint32 age)
+{
+	GroupTable *table = saver->table;
+	bool moved = false;
+
+	for (uint64 slot = 0; slot <= window->mask; slot++)
+	{
+		Entry *entry = window->slots[slot].entry;
+		uint64 hash = window->slots[slot].hash;
+
+		if (entry == NULL || (entry->group.flags & ENTRY_GONE) != 0 ||
+			!is_cold(table, window, hash, age))
+			continue;
+		count_stored(table, window, save_bucket(saver, window, hash));
+		for (uint64 i = hash & window->mask; window->slots[i].entry != NULL;
+			 i = (i + 1) & window->mask)
+			if (window->slots[i].hash == hash &&
+				(window->slots[i].entry->group.flags & ENTRY_GONE) == 0)
+				entry_gone(table, window->slots[i].entry);
+		moved = true;
+	}
+	return moved;
+}
+
+/*
+ * When the groups take more than half of the pipeline's memory, move about half of them into the store: those that
+ * were not touched for longest.
+ */
+void
+stored_move_cold(GroupTable *table)
+{
+	Saver *saver;
+	uint32 age;
+
+	if (!table->hashable || table->spec->nkeys == 0 ||
+		MemoryContextMemAllocated(table->context, true) <= table->memory_limit)
+		return;
+	age = median_age(table);
+	saver = saver_begin(table);
+	for (int i = 0; i < table->nwindows; i++)
+		if (move_window(saver, table->windows[i], age))
+			window_rebuild(table, table->windows[i]);
+	saver_end(saver);
+	/* where little could be moved, don't try again at once */
+	table->memory_limit =
+		Max(table->memory_limit, 2 * MemoryContextMemAllocated(table->context, true));
+}
