@@ -95,7 +95,11 @@ make_plan(Pipeline *pipeline)
 	if (pipeline->sink != NULL)
 		sink_close(pipeline->sink);
 	pipeline->sink = NULL;
-	MemoryContextReset(pipeline->plan_context);
+	/* the groups in memory go on as the plan says that they were loaded under */
+	if (pipeline->plan_context != NULL && pipeline->plan_context != pipeline->groups_context)
+		MemoryContextDelete(pipeline->plan_context);
+	pipeline->plan_context =
+		AllocSetContextCreate(pipeline->context, "velo plan", ALLOCSET_DEFAULT_SIZES);
 	list_free(watched_relations);
 	watched_relations = NIL;
 
@@ -245,7 +249,6 @@ set_up(Oid id, int number, int generation)
 	pipeline->id = id;
 	pipeline->number = number;
 	pipeline->context = context;
-	pipeline->plan_context = AllocSetContextCreate(context, "velo plan", ALLOCSET_DEFAULT_SIZES);
 	pipeline->round_context = AllocSetContextCreate(context, "velo batch", ALLOCSET_DEFAULT_SIZES);
 	pipeline->emit_context = AllocSetContextCreate(context, "velo emit", ALLOCSET_DEFAULT_SIZES);
 	pipeline->record_limit = INT_MAX;

@@ -59,10 +59,11 @@ typedef struct Pipeline
 {
 	Oid id;
 	int number;
-	MemoryContext context;       /* as long as this run */
-	MemoryContext plan_context;  /* plans and what hangs on them */
-	MemoryContext round_context; /* reset per batch */
-	MemoryContext emit_context;  /* reset per set of emitted groups */
+	MemoryContext context;        /* as long as this run */
+	MemoryContext plan_context;   /* plans and what hangs on them */
+	MemoryContext groups_context; /* that of the plan that the groups were loaded under */
+	MemoryContext round_context;  /* reset per batch */
+	MemoryContext emit_context;   /* reset per set of emitted groups */
 
 	QueryInfo *query;
 	ContinuousPlan *plan;
