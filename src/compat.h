@@ -61,6 +61,7 @@ compat_create_wait_event_set(MemoryContext context, int nevents)
 #define compat_can_start_subtransaction() true
 #else
 #define compat_can_start_subtransaction() (!IsInParallelMode())
+#endif
 
 /* 16 replaced pg_proc_aclcheck() and its kin by object_aclcheck() */
 #if PG16_GE
