@@ -59,8 +59,201 @@ COMMENT ON FUNCTION velo.dev_create_topic(text, int) IS
 
 -- ---------------------------------------------------------------- queries: tables
 
+CREATE SCHEMA velo_queries;
+COMMENT ON SCHEMA velo_queries IS
+	'velo: one view per continuous query, by which dependencies, owners and DROP know it';
+
+CREATE TABLE velo.query (
+	id regclass PRIMARY KEY,
+	schema name NOT NULL,
+	name name NOT NULL,
+	owner oid NOT NULL,
+	definition text NOT NULL,
+	sink text NOT NULL,
+	target regclass,
+	owns_target bool NOT NULL,
+	emit text NOT NULL,
+	windowed bool NOT NULL,
+	grace bigint NOT NULL,
+	stop_at_end bool NOT NULL,
+	start text NOT NULL,
+	on_error text NOT NULL,
+	on_late text NOT NULL,
+	options jsonb,
+	pipelines_wanted int,
+	pipelines int NOT NULL,
+	merged bool NOT NULL,
+	settings text[] NOT NULL,
+	state text NOT NULL,
+	generation int NOT NULL,
+	advanced timestamptz,
+	created_at timestamptz NOT NULL,
+	system_identifier bigint NOT NULL,
+	database oid NOT NULL,
+	CONSTRAINT query_name_key UNIQUE (schema, name)
+);
+COMMENT ON TABLE velo.query IS 'continuous queries; see the view velo.queries';
+COMMENT ON COLUMN velo.query.id IS 'the view that holds the bound SELECT';
+COMMENT ON COLUMN velo.query.owner IS 'who created or last resumed it; another owner of the view finds it paused';
+COMMENT ON COLUMN velo.query.system_identifier IS 'server on which it runs; elsewhere it is found paused';
+COMMENT ON COLUMN velo.query.database IS 'database in which it runs; elsewhere it is found paused';
+
+CREATE TABLE velo.query_partition (
+	query regclass,
+	stream regclass,
+	partition int,
+	pipeline int NOT NULL,
+	next_offset bigint NOT NULL,
+	stop_offset bigint NOT NULL,
+	end_offset bigint NOT NULL,
+	watermark timestamptz,
+	idle bool NOT NULL,
+	PRIMARY KEY (query, stream, partition)
+) WITH (fillfactor = 50);
+COMMENT ON TABLE velo.query_partition IS 'what is committed of each partition; see the view velo.partitions';
+
+CREATE TABLE velo.query_pipeline (
+	query regclass,
+	pipeline int,
+	records_in bigint NOT NULL,
+	rows_out bigint NOT NULL,
+	late bigint NOT NULL,
+	tombstones bigint NOT NULL,
+	dead_letters bigint NOT NULL,
+	skipped bigint NOT NULL,
+	batches bigint NOT NULL,
+	closed timestamptz,
+	PRIMARY KEY (query, pipeline)
+) WITH (fillfactor = 50);
+COMMENT ON TABLE velo.query_pipeline IS 'committed figures of each pipeline; see the view velo.pipelines';
+
+CREATE TABLE velo.query_error (
+	query regclass,
+	pipeline int,
+	message text,
+	sqlstate text,
+	hint text,
+	at timestamptz NOT NULL,
+	retry_at timestamptz,
+	attempts int NOT NULL,
+	PRIMARY KEY (query, pipeline)
+);
+COMMENT ON COLUMN velo.query_error.message IS 'NULL when the trouble is over';
+COMMENT ON TABLE velo.query_error IS 'present trouble of pipelines (-1: of the query as a whole); see velo.queries';
+
+CREATE TABLE velo.query_state (
+	query regclass,
+	pipeline int,
+	seq bigint,
+	data bytea NOT NULL,
+	PRIMARY KEY (query, pipeline, seq)
+);
+ALTER TABLE velo.query_state ALTER COLUMN data SET STORAGE EXTERNAL;
+COMMENT ON TABLE velo.query_state IS 'window state of the pipelines as of their last commit, in chunks';
+
+CREATE TABLE velo.query_group (
+	query regclass,
+	key bytea,
+	state bytea NOT NULL,
+	PRIMARY KEY (query, key)
+) WITH (fillfactor = 50);
+COMMENT ON TABLE velo.query_group IS 'state of groups that are kept one by one';
+
+CREATE TABLE velo.dead_letter (
+	id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+	query regclass NOT NULL,
+	kind text NOT NULL,
+	stream regclass,
+	topic text,
+	partition int,
+	"offset" bigint,
+	"timestamp" timestamptz,
+	key bytea,
+	value bytea,
+	headers jsonb,
+	sqlstate text,
+	message text,
+	detail text,
+	correlation_id text NOT NULL,
+	at timestamptz NOT NULL
+);
+CREATE INDEX dead_letter_query_idx ON velo.dead_letter (query, stream);
+COMMENT ON TABLE velo.dead_letter IS 'records that could not be processed; see the view velo.dead_letters';
+
+SELECT pg_catalog.pg_extension_config_dump('velo.query', '');
+SELECT pg_catalog.pg_extension_config_dump('velo.query_partition', '');
+SELECT pg_catalog.pg_extension_config_dump('velo.query_pipeline', '');
+SELECT pg_catalog.pg_extension_config_dump('velo.query_state', '');
+SELECT pg_catalog.pg_extension_config_dump('velo.query_group', '');
+SELECT pg_catalog.pg_extension_config_dump('velo.dead_letter', '');
+SELECT pg_catalog.pg_extension_config_dump('velo.dead_letter_id_seq', '');
+
 
 -- ---------------------------------------------------------------- queries: functions
+
+CREATE FUNCTION velo.create_query(
+	name text,
+	query text,
+	sink text DEFAULT 'table',
+	target text DEFAULT NULL,
+	emit text DEFAULT NULL,
+	start text DEFAULT 'earliest',
+	stop text DEFAULT NULL,
+	pipelines int DEFAULT NULL,
+	on_error text DEFAULT 'dead_letter',
+	on_late text DEFAULT 'drop',
+	options jsonb DEFAULT NULL) RETURNS regclass
+	AS 'MODULE_PATHNAME', 'velo_create_query' LANGUAGE C;
+COMMENT ON FUNCTION velo.create_query(text, text, text, text, text, text, text, int, text, text, jsonb) IS
+	'create a continuous query, and the table that holds its result';
+
+CREATE FUNCTION velo.drop_query(name text, keep_results bool DEFAULT false) RETURNS void
+	AS 'MODULE_PATHNAME', 'velo_drop_query' LANGUAGE C STRICT;
+COMMENT ON FUNCTION velo.drop_query(text, bool) IS
+	'drop a continuous query, and the table that was made for it';
+
+CREATE FUNCTION velo.pause_query(name text) RETURNS void
+	AS 'MODULE_PATHNAME', 'velo_pause_query' LANGUAGE C STRICT;
+COMMENT ON FUNCTION velo.pause_query(text) IS 'stop the pipelines of a query until it is resumed';
+
+CREATE FUNCTION velo.resume_query(name text) RETURNS void
+	AS 'MODULE_PATHNAME', 'velo_resume_query' LANGUAGE C STRICT;
+COMMENT ON FUNCTION velo.resume_query(text) IS 'go on with a paused query';
+
+CREATE FUNCTION velo.restart_query(name text, start text DEFAULT NULL) RETURNS void
+	AS 'MODULE_PATHNAME', 'velo_restart_query' LANGUAGE C;
+COMMENT ON FUNCTION velo.restart_query(text, text) IS
+	'go on with a failed query, or empty its results and begin anew at a start';
+
+CREATE FUNCTION velo.alter_query(name text, options jsonb) RETURNS void
+	AS 'MODULE_PATHNAME', 'velo_alter_query' LANGUAGE C STRICT;
+COMMENT ON FUNCTION velo.alter_query(text, jsonb) IS
+	'change options of a query; null takes one back';
+
+CREATE FUNCTION velo.wait(name text DEFAULT NULL, timeout interval DEFAULT '30 s') RETURNS boolean
+	AS 'MODULE_PATHNAME', 'velo_wait' LANGUAGE C;
+COMMENT ON FUNCTION velo.wait(text, interval) IS
+	'wait until a query, or all, have processed and committed what their topics hold now; false at the time-out';
+
+CREATE FUNCTION velo.advance_watermark(name text, to_time timestamptz) RETURNS void
+	AS 'MODULE_PATHNAME', 'velo_advance_watermark' LANGUAGE C STRICT;
+COMMENT ON FUNCTION velo.advance_watermark(text, timestamptz) IS
+	'let the event time of a windowed query go on without records';
+
+CREATE FUNCTION velo.on_drop() RETURNS event_trigger
+	AS 'MODULE_PATHNAME', 'velo_on_drop' LANGUAGE C;
+COMMENT ON FUNCTION velo.on_drop() IS 'forgets queries whose view was dropped';
+CREATE EVENT TRIGGER velo_on_drop ON sql_drop EXECUTE FUNCTION velo.on_drop();
+ALTER EVENT TRIGGER velo_on_drop ENABLE ALWAYS;
+COMMENT ON EVENT TRIGGER velo_on_drop IS 'velo: forgets queries whose view was dropped';
+
+CREATE FUNCTION velo.on_alter_schema() RETURNS event_trigger
+	AS 'MODULE_PATHNAME', 'velo_on_alter_schema' LANGUAGE C;
+COMMENT ON FUNCTION velo.on_alter_schema() IS 'follows schemas in the names of queries';
+CREATE EVENT TRIGGER velo_on_alter_schema ON ddl_command_end WHEN TAG IN ('ALTER SCHEMA')
+	EXECUTE FUNCTION velo.on_alter_schema();
+ALTER EVENT TRIGGER velo_on_alter_schema ENABLE ALWAYS;
+COMMENT ON EVENT TRIGGER velo_on_alter_schema IS 'velo: follows schemas in the names of queries';
 
 
 -- ---------------------------------------------------------------- views
@@ -107,3 +300,154 @@ CREATE VIEW velo.streams AS
 COMMENT ON VIEW velo.streams IS 'the streams of this database';
 GRANT SELECT ON velo.streams TO PUBLIC;
 
+CREATE FUNCTION velo.query_name(query regclass) RETURNS text
+	AS 'MODULE_PATHNAME', 'velo_query_name' LANGUAGE C STABLE STRICT PARALLEL RESTRICTED;
+COMMENT ON FUNCTION velo.query_name(regclass) IS
+	'name of a query as regclass prints a relation; NULL if it is not visible to the user';
+
+CREATE FUNCTION velo.query_status(
+	OUT id regclass, OUT name text, OUT state text, OUT running int, OUT lag bigint,
+	OUT watermark timestamptz, OUT error text, OUT error_sqlstate text, OUT error_hint text,
+	OUT error_at timestamptz, OUT retry_at timestamptz) RETURNS SETOF record
+	AS 'MODULE_PATHNAME', 'velo_query_status' LANGUAGE C VOLATILE PARALLEL RESTRICTED;
+COMMENT ON FUNCTION velo.query_status() IS 'what velo.queries shows of the present';
+
+CREATE FUNCTION velo.pipeline_status(
+	OUT id regclass, OUT query text, OUT pipeline int, OUT pid int, OUT state text,
+	OUT partitions text[], OUT records_per_second float8, OUT lag bigint, OUT watermark timestamptz,
+	OUT batch_records_p50 float8, OUT batch_records_p95 float8, OUT batch_records_p99 float8,
+	OUT poll_ms_p50 float8, OUT poll_ms_p95 float8, OUT poll_ms_p99 float8,
+	OUT decode_ms_p50 float8, OUT decode_ms_p95 float8, OUT decode_ms_p99 float8,
+	OUT eval_ms_p50 float8, OUT eval_ms_p95 float8, OUT eval_ms_p99 float8,
+	OUT write_ms_p50 float8, OUT write_ms_p95 float8, OUT write_ms_p99 float8,
+	OUT commit_ms_p50 float8, OUT commit_ms_p95 float8, OUT commit_ms_p99 float8,
+	OUT queue_depth bigint, OUT queue_capacity bigint, OUT queue_high_water bigint, OUT backpressure_events bigint,
+	OUT groups bigint, OUT open_windows bigint, OUT state_bytes bigint, OUT memory_bytes bigint,
+	OUT restarts int, OUT started_at timestamptz, OUT last_commit_at timestamptz) RETURNS SETOF record
+	AS 'MODULE_PATHNAME', 'velo_pipeline_status' LANGUAGE C VOLATILE PARALLEL RESTRICTED;
+COMMENT ON FUNCTION velo.pipeline_status() IS 'what velo.pipelines shows of the present';
+
+CREATE FUNCTION velo.may_read_letter(query regclass, stream regclass) RETURNS bool
+	AS 'MODULE_PATHNAME', 'velo_may_read_letter' LANGUAGE C STABLE PARALLEL RESTRICTED;
+COMMENT ON FUNCTION velo.may_read_letter(regclass, regclass) IS
+	'may the user see what is in a dead letter of the query''s stream';
+
+CREATE FUNCTION velo.keep_letters_of_others() RETURNS trigger
+	AS 'MODULE_PATHNAME', 'velo_keep_letters_of_others' LANGUAGE C;
+COMMENT ON FUNCTION velo.keep_letters_of_others() IS
+	'keeps dead letters from being deleted by others than the owner of their query';
+CREATE TRIGGER keep_letters_of_others BEFORE DELETE ON velo.dead_letter
+	FOR EACH ROW EXECUTE FUNCTION velo.keep_letters_of_others();
+COMMENT ON TRIGGER keep_letters_of_others ON velo.dead_letter IS
+	'only the owner of a query deletes its dead letters';
+
+CREATE VIEW velo.queries AS
+	SELECT s.name,
+		s.state,
+		q.sink,
+		q.target::pg_catalog.text AS target,
+		q.emit,
+		q.windowed AS "window",
+		q.pipelines,
+		s.running,
+		coalesce(p.records_in, 0) AS records_in,
+		coalesce(p.rows_out, 0) AS rows_out,
+		coalesce(p.late, 0) AS late,
+		coalesce(p.tombstones, 0) AS tombstones,
+		coalesce(p.dead_letters, 0) AS dead_letters,
+		coalesce(p.skipped, 0) AS skipped,
+		s.lag,
+		s.watermark,
+		s.error,
+		s.error_sqlstate,
+		s.error_hint,
+		s.error_at,
+		s.retry_at,
+		c.relowner::pg_catalog.regrole AS owner,
+		q.created_at,
+		q.definition AS query
+	FROM velo.query_status() s
+		JOIN velo.query q ON q.id::pg_catalog.oid = s.id::pg_catalog.oid
+		JOIN pg_catalog.pg_class c ON c.oid = s.id::pg_catalog.oid
+		LEFT JOIN LATERAL (
+			SELECT sum(records_in)::pg_catalog.int8 AS records_in,
+				sum(rows_out)::pg_catalog.int8 AS rows_out,
+				sum(late)::pg_catalog.int8 AS late,
+				sum(tombstones)::pg_catalog.int8 AS tombstones,
+				sum(dead_letters)::pg_catalog.int8 AS dead_letters,
+				sum(skipped)::pg_catalog.int8 AS skipped
+			FROM velo.query_pipeline
+			WHERE query::pg_catalog.oid = s.id::pg_catalog.oid) p ON true;
+COMMENT ON VIEW velo.queries IS 'the continuous queries of this database that the user owns or monitors';
+GRANT SELECT ON velo.queries TO PUBLIC;
+
+CREATE VIEW velo.pipelines AS
+	SELECT s.query, s.pipeline, s.pid, s.state, s.partitions,
+		coalesce(p.records_in, 0) AS records_in,
+		coalesce(p.rows_out, 0) AS rows_out,
+		coalesce(p.late, 0) AS late,
+		coalesce(p.tombstones, 0) AS tombstones,
+		coalesce(p.dead_letters, 0) AS dead_letters,
+		coalesce(p.skipped, 0) AS skipped,
+		s.records_per_second, s.lag, s.watermark,
+		coalesce(p.batches, 0) AS batches,
+		s.batch_records_p50, s.batch_records_p95, s.batch_records_p99,
+		s.poll_ms_p50, s.poll_ms_p95, s.poll_ms_p99,
+		s.decode_ms_p50, s.decode_ms_p95, s.decode_ms_p99,
+		s.eval_ms_p50, s.eval_ms_p95, s.eval_ms_p99,
+		s.write_ms_p50, s.write_ms_p95, s.write_ms_p99,
+		s.commit_ms_p50, s.commit_ms_p95, s.commit_ms_p99,
+		s.queue_depth, s.queue_capacity, s.queue_high_water, s.backpressure_events,
+		s.groups, s.open_windows, s.state_bytes, s.memory_bytes,
+		s.restarts, s.started_at, s.last_commit_at
+	FROM velo.pipeline_status() s
+		LEFT JOIN velo.query_pipeline p
+			ON p.query::pg_catalog.oid = s.id::pg_catalog.oid AND p.pipeline = s.pipeline;
+COMMENT ON VIEW velo.pipelines IS 'the pipelines of the continuous queries in velo.queries';
+GRANT SELECT ON velo.pipelines TO PUBLIC;
+
+CREATE VIEW velo.partitions AS
+	SELECT s.name AS query,
+		p.stream,
+		coalesce(o.topic, c.relname::pg_catalog.text) AS topic,
+		p.partition,
+		p.pipeline,
+		p.next_offset AS committed_offset,
+		p.end_offset,
+		greatest(p.end_offset - p.next_offset, 0) AS lag,
+		p.watermark,
+		p.idle
+	FROM velo.query_status() s
+		JOIN velo.query_partition p ON p.query::pg_catalog.oid = s.id::pg_catalog.oid
+		JOIN pg_catalog.pg_class c ON c.oid = p.stream::pg_catalog.oid
+		JOIN pg_catalog.pg_foreign_table t ON t.ftrelid = c.oid
+		LEFT JOIN LATERAL (
+			SELECT option_value AS topic
+			FROM pg_catalog.pg_options_to_table(t.ftoptions)
+			WHERE option_name = 'topic') o ON true;
+COMMENT ON VIEW velo.partitions IS 'what is committed of each partition that the queries in velo.queries read';
+GRANT SELECT ON velo.partitions TO PUBLIC;
+
+-- Updatable as it is, so that DELETE works; what others write into WHERE must not see more than they do.
+CREATE VIEW velo.dead_letters WITH (security_barrier) AS
+	SELECT d.id,
+		velo.query_name(d.query) AS query,
+		d.kind,
+		d.stream,
+		d.topic,
+		d.partition,
+		d."offset",
+		d."timestamp",
+		CASE WHEN velo.may_read_letter(d.query, d.stream) THEN d.key END AS key,
+		CASE WHEN velo.may_read_letter(d.query, d.stream) THEN d.value END AS value,
+		CASE WHEN velo.may_read_letter(d.query, d.stream) THEN d.headers END AS headers,
+		d.sqlstate,
+		CASE WHEN velo.may_read_letter(d.query, d.stream) THEN d.message END AS message,
+		CASE WHEN velo.may_read_letter(d.query, d.stream) THEN d.detail END AS detail,
+		d.correlation_id,
+		d.at
+	FROM velo.dead_letter d
+	WHERE velo.query_name(d.query) IS NOT NULL;
+COMMENT ON VIEW velo.dead_letters IS
+	'records that could not be processed, of the queries in velo.queries; DELETE removes what one owns';
+GRANT SELECT, DELETE ON velo.dead_letters TO PUBLIC;

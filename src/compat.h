@@ -71,4 +71,42 @@ compat_create_wait_event_set(MemoryContext context, int nevents)
 #define compat_proc_aclcheck(proc, role) pg_proc_aclcheck((proc), (role), ACL_EXECUTE)
 #endif
 
+/* 16 gave stringToQualifiedNameList() a context for soft errors */
+#if PG16_GE
+#define compat_string_to_name_list(string) stringToQualifiedNameList(string, NULL)
+#else
+#define compat_string_to_name_list(string) stringToQualifiedNameList(string)
+#endif
+
+/* 17 lets background workers run as roles that may not log in */
+#if PG17_GE
+#define COMPAT_BYPASS_ROLELOGINCHECK BGWORKER_BYPASS_ROLELOGINCHECK
+#else
+#define COMPAT_BYPASS_ROLELOGINCHECK 0
+#endif
+
+/* 16 has one function for the ownership of any object, 15 one for each kind */
+#if PG16_GE
+#define compat_owns_database(database, role) object_ownercheck(DatabaseRelationId, database, role)
+#define compat_owns_relation(relid, role) object_ownercheck(RelationRelationId, relid, role)
+#else
+#define compat_owns_database(database, role) pg_database_ownercheck(database, role)
+#define compat_owns_relation(relid, role) pg_class_ownercheck(relid, role)
+#endif
+
+/* 16 tells the right to SET ROLE from membership */
+#if PG16_GE
+#define compat_can_set_role(member, role) member_can_set_role(member, role)
+#else
+#define compat_can_set_role(member, role) is_member_of_role(member, role)
+#endif
+
+/* 16 moved what is to be checked from the range table to a list of its own */
+#if PG16_GE
+#define compat_check_permissions(query)                                                            \
+	((void) ExecCheckPermissions((query)->rtable, (query)->rteperminfos, true))
+#else
+#define compat_check_permissions(query) ((void) ExecCheckRTPerms((query)->rtable, true))
+#endif
+
 #endif /* VELO_COMPAT_H */

@@ -133,6 +133,16 @@ typedef struct QueryInfo
 	char *start;    /* as given */
 	List *settings; /* of DefElem: pinned configuration parameters */
 	int generation; /* counts restarts and alterations; a pipeline that sees another one ends */
+
+	char *schema;     /* of the query's name */
+	char *plain_name; /* the name itself, neither quoted nor qualified */
+	int64 grace;      /* microseconds, as the text or the setting said at creation */
+	Jsonb *own_options;
+	int pipelines_wanted;       /* 0: not said, so decided at the first contact with the broker */
+	TimestampTz advanced;       /* event time is at least this; DT_NOBEGIN: not advanced by hand */
+	TimestampTz created_at;     /* transaction time */
+	const char *paused_because; /* why a query that was running elsewhere is found paused, or NULL */
+	bool in_progress;           /* the running transaction made or changed it */
 } QueryInfo;
 
 /* What is committed about one partition of one stream of a query. */
@@ -168,6 +178,37 @@ extern QueryInfo *query_get(Oid id);
 extern Oid query_lookup(const char *name, bool missing_ok);
 /* OIDs of all queries of the database. */
 extern List *query_list(void);
+/* (schema, name) as regclass would print it */
+extern char *query_display_name(const char *schema, const char *name);
+extern bool query_exists(const char *schema, const char *name);
+/* Store a new query, or all that may change of a known one; query->owner becomes the one it runs as. */
+extern void query_insert(const QueryInfo *query);
+extern void query_update(const QueryInfo *query);
+/* Forget everything about a query; no error if there is nothing. */
+extern void query_delete(Oid id);
+/* Forget what it has read: partitions, state, dead letters, counters; errors too. */
+extern void query_reset(Oid id);
+/* A schema may have got a new name. */
+extern void query_refresh_schemas(void);
+/* Make the view depend on the target and on the schema of the query's name (once). */
+extern void query_record_dependencies(const QueryInfo *query);
+/* Owner of the view; InvalidOid if it is gone. */
+extern Oid query_owner(Oid id);
+
+/*
+ * To be called by a pipeline early in each of its transactions, after it has locked the relations that it uses: keeps
+ * others from changing the query until the transaction ends.  False: it is no longer what the pipeline was started
+ * for, so the pipeline should end without writing anything.  *advanced: QueryInfo.advanced as of now.
+ */
+extern bool query_enter(Oid id, int generation, TimestampTz *advanced);
+/* The same for those who change it: waits for pipelines to commit.  False if the query is gone. */
+extern bool query_lock(Oid id);
+
+/*
+ * Reads a query's options into "options", with the settings where they are silent; ereport(ERROR) with a hint for
+ * what is not valid.  extra: more names that are valid here, for the hint, or NULL.
+ */
+extern void query_read_options(Jsonb *json, const char *extra, QueryOptions *options);
 
 extern List *query_partitions(Oid id); /* of PartitionInfo, all pipelines */
 extern void query_save_partition(Oid id, const PartitionInfo *partition); /* insert or update */
@@ -175,12 +216,46 @@ extern void query_save_partition(Oid id, const PartitionInfo *partition); /* ins
 extern void query_read_counters(Oid id, int pipeline, PipelineCounters *counters);
 extern void query_save_counters(Oid id, int pipeline, const PipelineCounters *counters);
 
+/*
+ * The watermark of a query by what is committed of its partitions (list of PartitionInfo): the least of those that are
+ * not idle, the greatest when all are; DT_NOBEGIN: none.
+ */
+extern TimestampTz partitions_watermark(List *partitions);
+
 /* The greatest "closed" of the query's pipelines; DT_NOBEGIN if none has closed a window. */
 extern TimestampTz query_closed(Oid id);
 
+/* Whatever is not active makes all its pipelines end. */
 extern void query_set_state(Oid id, QueryState state);
-/* error: NULL clears it.  retry_at DT_NOEND: no retry. */
+
+/* What troubles a pipeline. */
+typedef struct QueryError
+{
+	int pipeline; /* -1: the query as a whole */
+	char *message;
+	int sqlerrcode;
+	char *hint; /* or NULL */
+	TimestampTz at;
+	TimestampTz retry_at; /* DT_NOEND: no retry */
+} QueryError;
+
+#define QUERY_AS_A_WHOLE (-1)
+
+/*
+ * The present trouble of the calling pipeline; outside of pipelines, of the query as a whole.  error: NULL, it is
+ * over.  retry_at DT_NOEND: no retry.
+ */
 extern void query_set_error(Oid id, ErrorData *error, TimestampTz retry_at);
+extern void query_set_pipeline_error(Oid id, int pipeline, ErrorData *error, TimestampTz retry_at);
+/* Says whose errors query_set_error() reports in this process. */
+extern void query_errors_are_of(int pipeline);
+extern List *query_errors(Oid id); /* of QueryError */
+extern void query_clear_errors(Oid id);
+/*
+ * When to try again after one more failure: at twice the delay of the last time, up to velo.retry_max_delay; failures
+ * that lie longer apart don't count.
+ */
+extern TimestampTz query_next_attempt(Oid id, int pipeline);
 extern void query_set_pipelines(Oid id, int npipelines);
 extern void query_set_merged(Oid id);
 

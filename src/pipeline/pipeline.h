@@ -62,7 +62,9 @@ typedef struct PipelineSlot
 	pid_t pid;
 	Latch *latch; /* of the worker, NULL until it has attached */
 	PipelineState state;
-	bool stop; /* told to end */
+	bool stop;    /* told to end */
+	bool changed; /* something about the queries of the database did: call query_enter() soon; the worker resets it */
+	bool done;    /* the worker ends on purpose, whatever there is to say about it has been said */
 	TimestampTz started_at;
 	int restarts;
 
@@ -102,6 +104,8 @@ extern PipelineSlot *pipeline_slots(Oid query, int *nslots);
 
 /* The caller's own slot, in a pipeline worker; NULL elsewhere. */
 extern PipelineSlot *pipeline_my_slot(void);
+/* Tell the world what the caller's pipeline is doing. */
+extern void pipeline_set_state(PipelineState state);
 /* Wake the other pipelines of a query (its watermark moved). */
 extern void pipeline_wake_siblings(Oid query);
 

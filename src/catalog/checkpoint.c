@@ -1,0 +1,288 @@
+/*
+ * checkpoint.c
+ *		What a pipeline keeps of its state: chunks in velo.query_state, single groups in velo.query_group.
+ *
+ * Their content is state/'s business.  Chunks are stored out of line without compression, so that appending one costs
+ * little more than its bytes.
+ */
+#include "catalog/rows.h"
+
+#include "access/xact.h"
+#include "catalog/velo_catalog.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+
+/* columns of velo.query_state */
+enum
+{
+	STATE_QUERY = 1,
+	STATE_PIPELINE,
+	STATE_SEQ,
+	STATE_DATA,
+	STATE_NATTS = STATE_DATA
+};
+
+/* columns of velo.query_group */
+enum
+{
+	GROUP_QUERY = 1,
+	GROUP_KEY,
+	GROUP_STATE,
+	GROUP_NATTS = GROUP_STATE
+};
+
+void
+state_delete_all(Oid query)
+{
+	rows_delete("query_state", NULL, STATE_QUERY, query);
+	rows_delete("query_group", NULL, GROUP_QUERY, query);
+}
+
+/* ------------------------------------------------------------------ chunks */
+
+/* Scan by query, pipeline and, unless NULL, seq. */
+static SysScanDesc
+scan_chunks(Relation rel, ScanKey keys, Oid query, int pipeline, const int64 *seq)
+{
+	rows_key_oid(&keys[0], STATE_QUERY, query);
+	rows_key_int4(&keys[1], STATE_PIPELINE, pipeline);
+	if (seq != NULL)
+		ScanKeyInit(&keys[2], STATE_SEQ, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(*seq));
+	return rows_scan(rel, keys, seq ? 3 : 2);
+}
+
+void
+state_chunk_append(Oid query, int pipeline, int64 seq, const char *data, Size len)
+{
+	Relation rel = rows_open("query_state", RowExclusiveLock);
+	Datum values[STATE_NATTS + 1];
+	bool nulls[STATE_NATTS + 1] = {0};
+	bytea *bytes = palloc(VARHDRSZ + len);
+	HeapTuple tuple;
+
+	SET_VARSIZE(bytes, VARHDRSZ + len);
+	memcpy(VARDATA(bytes), data, len);
+	values[STATE_QUERY] = ObjectIdGetDatum(query);
+	values[STATE_PIPELINE] = Int32GetDatum(pipeline);
+	values[STATE_SEQ] = Int64GetDatum(seq);
+	values[STATE_DATA] = PointerGetDatum(bytes);
+	tuple = heap_form_tuple(RelationGetDescr(rel), values + 1, nulls + 1);
+	CatalogTupleInsert(rel, tuple);
+	heap_freetuple(tuple);
+	pfree(bytes);
+	table_close(rel, NoLock);
+	CommandCounterIncrement();
+}
+
+void
+state_chunk_delete(Oid query, int pipeline, const int64 *seqs, int nseqs)
+{
+	Relation rel = rows_open("query_state", RowExclusiveLock);
+
+	for (int i = 0; i < nseqs; i++)
+	{
+		ScanKeyData keys[3];
+		SysScanDesc scan = scan_chunks(rel, keys, query, pipeline, &seqs[i]);
+		HeapTuple tuple = systable_getnext(scan);
+
+		if (HeapTupleIsValid(tuple))
+			CatalogTupleDelete(rel, &tuple->t_self);
+		systable_endscan(scan);
+	}
+	table_close(rel, NoLock);
+	CommandCounterIncrement();
+}
+
+void
+state_chunk_scan(Oid query, int pipeline, StateChunkReader reader, void *arg)
+{
+	Relation rel = rows_open("query_state", AccessShareLock);
+	Relation index = index_open(RelationGetPrimaryKeyIndex(rel), AccessShareLock);
+	ScanKeyData keys[2];
+	SysScanDesc scan;
+	HeapTuple tuple;
+
+	rows_key_oid(&keys[0], STATE_QUERY, query);
+	rows_key_int4(&keys[1], STATE_PIPELINE, pipeline);
+	scan = systable_beginscan_ordered(rel, index, NULL, 2, keys);
+	while (HeapTupleIsValid(tuple = systable_getnext_ordered(scan, ForwardScanDirection)))
+	{
+		bool isnull;
+		int64 seq = DatumGetInt64(heap_getattr(tuple, STATE_SEQ, RelationGetDescr(rel), &isnull));
+		Datum stored = heap_getattr(tuple, STATE_DATA, RelationGetDescr(rel), &isnull);
+		bytea *data = DatumGetByteaPP(stored);
+
+		reader(seq, VARDATA_ANY(data), VARSIZE_ANY_EXHDR(data), arg);
+		if (PointerGetDatum(data) != stored)
+			pfree(data);
+		CHECK_FOR_INTERRUPTS();
+	}
+	systable_endscan_ordered(scan);
+	index_close(index, AccessShareLock);
+	table_close(rel, AccessShareLock);
+}
+
+bytea *
+state_chunk_read(Oid query, int pipeline, int64 seq)
+{
+	Relation rel = rows_open("query_state", AccessShareLock);
+	ScanKeyData keys[3];
+	SysScanDesc scan = scan_chunks(rel, keys, query, pipeline, &seq);
+	HeapTuple tuple = systable_getnext(scan);
+	bytea *data = NULL;
+
+	if (HeapTupleIsValid(tuple))
+	{
+		bool isnull;
+
+		data = DatumGetByteaPCopy(heap_getattr(tuple, STATE_DATA, RelationGetDescr(rel), &isnull));
+	}
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
+	return data;
+}
+
+/* ------------------------------------------------------------------ single groups */
+
+static SysScanDesc
+scan_group(Relation rel, ScanKey keys, Oid query, bytea *key)
+{
+	rows_key_oid(&keys[0], GROUP_QUERY, query);
+	ScanKeyInit(&keys[1], GROUP_KEY, BTEqualStrategyNumber, F_BYTEAEQ, PointerGetDatum(key));
+	return rows_scan(rel, keys, 2);
+}
+
+/* Copies of key and state in the current memory context. */
+static void
+read_group(HeapTuple tuple, TupleDesc desc, StoredGroup *group)
+{
+	bool isnull;
+
+	group->key = DatumGetByteaPCopy(heap_getattr(tuple, GROUP_KEY, desc, &isnull));
+	group->state = DatumGetByteaPCopy(heap_getattr(tuple, GROUP_STATE, desc, &isnull));
+}
+
+List *
+stored_groups_fetch(Oid query, bytea **keys, int nkeys)
+{
+	Relation rel = rows_open("query_group", AccessShareLock);
+	List *groups = NIL;
+
+	for (int i = 0; i < nkeys; i++)
+	{
+		ScanKeyData scankeys[2];
+		SysScanDesc scan = scan_group(rel, scankeys, query, keys[i]);
+		HeapTuple tuple = systable_getnext(scan);
+
+		if (HeapTupleIsValid(tuple))
+		{
+			StoredGroup *group = palloc(sizeof(StoredGroup));
+
+			read_group(tuple, RelationGetDescr(rel), group);
+			groups = lappend(groups, group);
+		}
+		systable_endscan(scan);
+		CHECK_FOR_INTERRUPTS();
+	}
+	table_close(rel, AccessShareLock);
+	return groups;
+}
+
+void
+stored_groups_save(Oid query, const StoredGroup *groups, int ngroups)
+{
+	Relation rel = rows_open("query_group", RowExclusiveLock);
+	CatalogIndexState indexes = CatalogOpenIndexes(rel);
+
+	for (int i = 0; i < ngroups; i++)
+	{
+		ScanKeyData keys[2];
+		SysScanDesc scan = scan_group(rel, keys, query, groups[i].key);
+		HeapTuple old = systable_getnext(scan);
+		HeapTuple new = NULL;
+
+		if (groups[i].state != NULL)
+		{
+			Datum values[GROUP_NATTS + 1];
+			bool nulls[GROUP_NATTS + 1] = {0};
+
+			values[GROUP_QUERY] = ObjectIdGetDatum(query);
+			values[GROUP_KEY] = PointerGetDatum(groups[i].key);
+			values[GROUP_STATE] = PointerGetDatum(groups[i].state);
+			new = heap_form_tuple(RelationGetDescr(rel), values + 1, nulls + 1);
+		}
+		if (HeapTupleIsValid(old) && new != NULL)
+			CatalogTupleUpdateWithInfo(rel, &old->t_self, new, indexes);
+		else if (new != NULL)
+			CatalogTupleInsertWithInfo(rel, new, indexes);
+		else if (HeapTupleIsValid(old))
+			CatalogTupleDelete(rel, &old->t_self);
+		if (new != NULL)
+			heap_freetuple(new);
+		systable_endscan(scan);
+		CHECK_FOR_INTERRUPTS();
+	}
+	CatalogCloseIndexes(indexes);
+	table_close(rel, NoLock);
+	CommandCounterIncrement();
+}
+
+/* Ordered scan of the groups with key in [from, to); a NULL bound is open.  "keys" has room for three. */
+static SysScanDesc
+scan_groups(Relation rel, Relation index, ScanKey keys, Oid query, bytea *from, bytea *to)
+{
+	int nkeys = 0;
+
+	rows_key_oid(&keys[nkeys++], GROUP_QUERY, query);
+	if (from != NULL)
+		ScanKeyInit(&keys[nkeys++], GROUP_KEY, BTGreaterEqualStrategyNumber, F_BYTEAGE,
+					PointerGetDatum(from));
+	if (to != NULL)
+		ScanKeyInit(&keys[nkeys++], GROUP_KEY, BTLessStrategyNumber, F_BYTEALT,
+					PointerGetDatum(to));
+	return systable_beginscan_ordered(rel, index, NULL, nkeys, keys);
+}
+
+void
+stored_groups_scan(Oid query, bytea *from, bytea *to, StoredGroupReader reader, void *arg)
+{
+	Relation rel = rows_open("query_group", AccessShareLock);
+	Relation index = index_open(RelationGetPrimaryKeyIndex(rel), AccessShareLock);
+	ScanKeyData keys[3];
+	SysScanDesc scan = scan_groups(rel, index, keys, query, from, to);
+	HeapTuple tuple;
+
+	while (HeapTupleIsValid(tuple = systable_getnext_ordered(scan, ForwardScanDirection)))
+	{
+		StoredGroup group;
+
+		read_group(tuple, RelationGetDescr(rel), &group);
+		reader(&group, arg);
+		pfree(group.key);
+		pfree(group.state);
+		CHECK_FOR_INTERRUPTS();
+	}
+	systable_endscan_ordered(scan);
+	index_close(index, AccessShareLock);
+	table_close(rel, AccessShareLock);
+}
+
+void
+stored_groups_delete_range(Oid query, bytea *from, bytea *to)
+{
+	Relation rel = rows_open("query_group", RowExclusiveLock);
+	Relation index = index_open(RelationGetPrimaryKeyIndex(rel), AccessShareLock);
+	ScanKeyData keys[3];
+	SysScanDesc scan = scan_groups(rel, index, keys, query, from, to);
+	HeapTuple tuple;
+
+	while (HeapTupleIsValid(tuple = systable_getnext_ordered(scan, ForwardScanDirection)))
+	{
+		CatalogTupleDelete(rel, &tuple->t_self);
+		CHECK_FOR_INTERRUPTS();
+	}
+	systable_endscan_ordered(scan);
+	index_close(index, AccessShareLock);
+	table_close(rel, NoLock);
+	CommandCounterIncrement();
+}

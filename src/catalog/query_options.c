@@ -1,0 +1,152 @@
+/*
+ * query_options.c
+ *		The options of a query: jsonb as the user gave it to QueryOptions.
+ */
+#include "velo.h"
+
+#include <limits.h>
+
+#include "catalog/velo_catalog.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/numeric.h"
+
+#define VALID_OPTIONS                                                                              \
+	"batch_size, commit_interval, grace, idle_timeout, pipeline_memory, on_gap, group_id"
+
+/* bounds are those of the settings of the same name */
+#define MAX_BATCH_SIZE 1000000
+#define MAX_COMMIT_INTERVAL (3600 * 1000)
+#define MIN_PIPELINE_MEMORY (8 * 1024)
+
+static void
+invalid_value(const char *name, const char *value, const char *hint)
+{
+	ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					errmsg("invalid value for query option \"%s\": \"%s\"", name, value),
+					errhint("%s", hint)));
+}
+
+static char *
+scalar_text(const char *name, const JsonbValue *value)
+{
+	switch (value->type)
+	{
+		case jbvString:
+			return pnstrdup(value->val.string.val, value->val.string.len);
+		case jbvNumeric:
+			return DatumGetCString(
+				DirectFunctionCall1(numeric_out, NumericGetDatum(value->val.numeric)));
+		default:
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("value of query option \"%s\" must be a string or a number", name)));
+	}
+	return NULL; /* not reached */
+}
+
+static int
+parse_number(const char *name, const char *text, int min, int max, int unit)
+{
+	int result;
+	const char *hint = NULL;
+
+	if (!parse_int(text, &result, unit, &hint) || result < min || result > max)
+		invalid_value(name, text,
+					  hint ? hint : psprintf("Valid values are from %d to %d.", min, max));
+	return result;
+}
+
+/* Microseconds: a plain number is milliseconds, anything else what interval accepts. */
+static int64
+parse_duration(const char *name, const char *text)
+{
+	char *end;
+	double ms = strtod(text, &end);
+	double us = ms * 1000.0;
+
+	if (end == text || *end != '\0')
+	{
+		Interval *interval = DatumGetIntervalP(DirectFunctionCall3(
+			interval_in, CStringGetDatum(text), ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1)));
+
+		us = (double) interval->time +
+			 ((double) interval->month * DAYS_PER_MONTH + interval->day) * USECS_PER_DAY;
+	}
+	if (!(us >= 0 && us <= (double) INT_MAX * 1000.0))
+		invalid_value(name, text,
+					  "A duration is an interval, or a number of milliseconds, not negative.");
+	return (int64) us;
+}
+
+void
+query_read_options(Jsonb *json, const char *extra, QueryOptions *options)
+{
+	JsonbIterator *it;
+	JsonbIteratorToken token;
+	JsonbValue item;
+
+	options->batch_size = velo_batch_size;
+	options->commit_interval = velo_commit_interval;
+	options->grace = -1;
+	options->idle_timeout = -1;
+	options->pipeline_memory = velo_pipeline_memory;
+	options->gap_continue = false;
+	options->group_id = NULL;
+	if (json == NULL)
+		return;
+	if (!JB_ROOT_IS_OBJECT(json))
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						errmsg("options of a query must be a JSON object")));
+
+	it = JsonbIteratorInit(&json->root);
+	while ((token = JsonbIteratorNext(&it, &item, true)) != WJB_DONE)
+	{
+		char *name;
+		char *value;
+
+		if (token != WJB_KEY)
+			continue;
+		name = pnstrdup(item.val.string.val, item.val.string.len);
+		JsonbIteratorNext(&it, &item, true);
+		if (item.type == jbvNull)
+			continue;
+		value = scalar_text(name, &item);
+
+		if (strcmp(name, "batch_size") == 0)
+			options->batch_size = parse_number(name, value, 1, MAX_BATCH_SIZE, 0);
+		else if (strcmp(name, "commit_interval") == 0)
+		{
+			int64 us = parse_duration(name, value);
+
+			if (us < 1000 || us > MAX_COMMIT_INTERVAL * INT64CONST(1000))
+				invalid_value(name, value, "Valid values are from 1 millisecond to 1 hour.");
+			options->commit_interval = us / 1000;
+		}
+		else if (strcmp(name, "grace") == 0)
+			options->grace = parse_duration(name, value);
+		else if (strcmp(name, "idle_timeout") == 0)
+			options->idle_timeout = parse_duration(name, value) / 1000;
+		else if (strcmp(name, "pipeline_memory") == 0)
+			options->pipeline_memory =
+				parse_number(name, value, MIN_PIPELINE_MEMORY, INT_MAX, GUC_UNIT_KB);
+		else if (strcmp(name, "on_gap") == 0)
+		{
+			if (strcmp(value, "continue") != 0 && strcmp(value, "fail") != 0)
+				invalid_value(name, value, "Valid values are: fail, continue.");
+			options->gap_continue = strcmp(value, "continue") == 0;
+		}
+		else if (strcmp(name, "group_id") == 0)
+		{
+			if (value[0] == '\0')
+				invalid_value(name, value, "A consumer group has a name.");
+			options->group_id = value;
+		}
+		else
+			ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+							errmsg("query option \"%s\" does not exist", name),
+							errhint("Valid options are: %s%s%s.", VALID_OPTIONS, extra ? ", " : "",
+									extra ? extra : "")));
+	}
+}

@@ -1,0 +1,143 @@
+/*
+ * ddl.c
+ *		Commands that want a database for themselves: DROP DATABASE, ALTER DATABASE ... RENAME and SET TABLESPACE,
+ *		CREATE DATABASE ... TEMPLATE.
+ *
+ * PostgreSQL refuses them while anybody is connected, and tells only autovacuum to leave.  So velo's workers are told
+ * before, waited for, and let in again afterwards, whether the command succeeded or not.  Only for those who may run
+ * the command: nobody else may interrupt pipelines.
+ */
+#include "pipeline/shared.h"
+
+#include "access/xact.h"
+#include "catalog/pg_database.h"
+#include "commands/dbcommands.h"
+#include "commands/defrem.h"
+#include "miscadmin.h"
+#include "nodes/parsenodes.h"
+#include "pgstat.h"
+#include "storage/latch.h"
+#include "tcop/utility.h"
+#include "utils/acl.h"
+#include "utils/timestamp.h"
+
+/* after this time workers are terminated, after the other the command runs and fails as it would */
+#define FORCE_AFTER_MS 2000
+#define GIVE_UP_AFTER_MS 10000
+#define POLL_MS 10
+
+static Oid blocked_database = InvalidOid;
+
+static ProcessUtility_hook_type prev_process_utility = NULL;
+
+/* The database that the command wants for itself, if the user may run it; InvalidOid: none. */
+static Oid
+database_of_command(Node *command)
+{
+	const char *name = NULL;
+	bool copied = false;
+	Oid database;
+	ListCell *lc;
+
+	switch (nodeTag(command))
+	{
+		case T_DropdbStmt:
+			name = castNode(DropdbStmt, command)->dbname;
+			break;
+		case T_RenameStmt:
+			if (castNode(RenameStmt, command)->renameType == OBJECT_DATABASE)
+				name = castNode(RenameStmt, command)->subname;
+			break;
+		case T_AlterDatabaseStmt:
+			foreach (lc, castNode(AlterDatabaseStmt, command)->options)
+			{
+				if (strcmp(lfirst_node(DefElem, lc)->defname, "tablespace") == 0)
+					name = castNode(AlterDatabaseStmt, command)->dbname;
+			}
+			break;
+		case T_CreatedbStmt:
+			copied = true;
+			foreach (lc, castNode(CreatedbStmt, command)->options)
+			{
+				DefElem *option = lfirst_node(DefElem, lc);
+
+				if (strcmp(option->defname, "template") == 0 && option->arg != NULL)
+					name = defGetString(option);
+			}
+			break;
+		default:
+			break;
+	}
+	if (name == NULL)
+		return InvalidOid;
+	database = get_database_oid(name, true);
+	if (!OidIsValid(database) || database == MyDatabaseId)
+		return InvalidOid;
+	if (!compat_owns_database(database, GetUserId()) || (copied && !have_createdb_privilege()))
+		return InvalidOid;
+	return database;
+}
+
+/* Only at the end of the transaction does anybody else see what the command did. */
+static void
+let_in_again(XactEvent event, void *arg)
+{
+	if (!OidIsValid(blocked_database) || (event != XACT_EVENT_COMMIT && event != XACT_EVENT_ABORT))
+		return;
+	shared_unblock(blocked_database);
+	blocked_database = InvalidOid;
+}
+
+/* Make velo leave the database; gives up after a while. */
+static void
+evict(Oid database)
+{
+	TimestampTz begin = GetCurrentTimestamp();
+
+	while (!shared_evict(database,
+						 TimestampDifferenceExceeds(begin, GetCurrentTimestamp(), FORCE_AFTER_MS)))
+	{
+		if (TimestampDifferenceExceeds(begin, GetCurrentTimestamp(), GIVE_UP_AFTER_MS))
+			break;
+		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, POLL_MS,
+						 PG_WAIT_EXTENSION);
+		ResetLatch(MyLatch);
+		CHECK_FOR_INTERRUPTS();
+	}
+}
+
+static void
+process_utility(PlannedStmt *pstmt, const char *query_string, bool read_only_tree,
+				ProcessUtilityContext context, ParamListInfo params, QueryEnvironment *environment,
+				DestReceiver *dest, QueryCompletion *completion)
+{
+	Oid database = InvalidOid;
+
+	/* inside a transaction block none of them can run */
+	if (context == PROCESS_UTILITY_TOPLEVEL && !IsTransactionBlock())
+		database = database_of_command(pstmt->utilityStmt);
+	if (OidIsValid(database))
+	{
+		static bool registered = false;
+
+		if (!registered)
+			RegisterXactCallback(let_in_again, NULL);
+		registered = true;
+		shared_block(database);
+		blocked_database = database;
+		evict(database);
+	}
+	if (prev_process_utility)
+		prev_process_utility(pstmt, query_string, read_only_tree, context, params, environment,
+							 dest, completion);
+	else
+		standard_ProcessUtility(pstmt, query_string, read_only_tree, context, params, environment,
+								dest, completion);
+}
+
+void
+ddl_install_hook(void)
+{
+	prev_process_utility = ProcessUtility_hook;
+	ProcessUtility_hook = process_utility;
+}

@@ -1,0 +1,363 @@
+/*
+ * partitions.c
+ *		Which partitions a query reads, from where, and which pipeline each belongs to.
+ *
+ * Decided at the first contact with the brokers: when the query is created, or by its first pipeline if no broker
+ * answered then.  Partition p belongs to pipeline p mod N.  Partitions that are added to a topic later are read from
+ * their first record on.
+ */
+#include "pipeline/shared.h"
+
+#include "access/xact.h"
+#include "miscadmin.h"
+#include "pipeline/start.h"
+#include "plan/plan.h"
+#include "source/source.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+/* how long a running pipeline asks about new partitions */
+#define REFRESH_TIMEOUT_MS 5000
+
+typedef enum StartKind
+{
+	START_EARLIEST,
+	START_LATEST,
+	START_AT,
+	START_OFFSETS
+} StartKind;
+
+typedef struct StartOffset
+{
+	char *topic;
+	int32 partition;
+	int64 offset;
+} StartOffset;
+
+typedef struct Start
+{
+	StartKind kind;
+	TimestampTz at;
+	List *offsets; /* of StartOffset */
+} Start;
+
+/* ------------------------------------------------------------------ the start of a query */
+
+static bool
+parse_integer(const char *text, int64 max, int64 *value)
+{
+	char *end;
+
+	if (*text < '0' || *text > '9')
+		return false;
+	errno = 0;
+	*value = strtoll(text, &end, 10);
+	return errno == 0 && *end == '\0' && *value <= max;
+}
+
+/* "topic:partition:offset"; false if it isn't of that form.  Spoils "text". */
+static bool
+parse_start_offset(char *text, StartOffset *result)
+{
+	char *offset = strrchr(text, ':');
+	char *partition;
+	int64 number;
+
+	if (offset == NULL)
+		return false;
+	*offset++ = '\0';
+	partition = strrchr(text, ':');
+	if (partition == NULL || partition == text)
+		return false;
+	*partition++ = '\0';
+	if (!parse_integer(partition, PG_INT32_MAX, &number) ||
+		!parse_integer(offset, PG_INT64_MAX, &result->offset))
+		return false;
+	result->topic = text;
+	result->partition = (int32) number;
+	return true;
+}
+
+/* False if it is no list of offsets. */
+static bool
+parse_start_offsets(const char *text, Start *start)
+{
+	char *item;
+	char *rest = pstrdup(text);
+
+	while ((item = strsep(&rest, ",")) != NULL)
+	{
+		StartOffset *offset = palloc(sizeof(StartOffset));
+		char *end;
+
+		item += strspn(item, " \t\n");
+		end = item + strlen(item);
+		while (end > item && strchr(" \t\n", end[-1]))
+			*--end = '\0';
+		if (!parse_start_offset(item, offset))
+			return false;
+		start->offsets = lappend(start->offsets, offset);
+	}
+	start->kind = START_OFFSETS;
+	return true;
+}
+
+static Start *
+parse_start(const char *text)
+{
+	Start *start = palloc0(sizeof(Start));
+
+	if (pg_strcasecmp(text, "earliest") == 0)
+		start->kind = START_EARLIEST;
+	else if (pg_strcasecmp(text, "latest") == 0)
+		start->kind = START_LATEST;
+	else if (!parse_start_offsets(text, start))
+	{
+		start->kind = START_AT;
+		start->at = DatumGetTimestampTz(DirectFunctionCall3(timestamptz_in, CStringGetDatum(text),
+															ObjectIdGetDatum(InvalidOid),
+															Int32GetDatum(-1)));
+	}
+	return start;
+}
+
+static void
+start_error_callback(void *arg)
+{
+	if (geterrcode() == ERRCODE_INVALID_DATETIME_FORMAT ||
+		geterrcode() == ERRCODE_DATETIME_FIELD_OVERFLOW)
+	{
+		errcode(ERRCODE_INVALID_PARAMETER_VALUE);
+		errmsg("invalid start of a query: \"%s\"", (const char *) arg);
+		errhint("Valid values are: earliest, latest, a timestamp with time zone, or "
+				"'topic:partition:offset,...'.");
+	}
+}
+
+char *
+start_check(const char *text, List *streams)
+{
+	ErrorContextCallback callback = {error_context_stack, start_error_callback,
+									 unconstify(char *, text)};
+	Start *start;
+	ListCell *lc;
+
+	error_context_stack = &callback;
+	start = parse_start(text);
+	error_context_stack = callback.previous;
+
+	/* 'now' and 'yesterday' must mean the same later */
+	if (start->kind == START_AT)
+		return DatumGetCString(
+			DirectFunctionCall1(timestamptz_out, TimestampTzGetDatum(start->at)));
+	foreach (lc, start->offsets)
+	{
+		const StartOffset *offset = lfirst(lc);
+		bool known = false;
+		ListCell *stream;
+
+		foreach (stream, streams)
+			known |= strcmp(stream_get(lfirst_oid(stream))->topic, offset->topic) == 0;
+		if (!known)
+			ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+							errmsg("the query reads no topic \"%s\", which its start names",
+								   offset->topic)));
+	}
+	return pstrdup(text);
+}
+
+/* Where to start in each partition of a stream. */
+static int64 *
+start_offsets(const Start *start, const StreamInfo *stream, const SourceBounds *bounds,
+			  int npartitions, int timeout_ms)
+{
+	int64 *offsets = palloc(sizeof(int64) * Max(npartitions, 1));
+	ListCell *lc;
+
+	for (int i = 0; i < npartitions; i++)
+		offsets[i] = start->kind == START_LATEST ? bounds[i].end : bounds[i].low;
+	if (start->kind == START_AT)
+	{
+		int nfound;
+		int64 *found = source_offsets_at(stream, start->at, &nfound, timeout_ms);
+
+		memcpy(offsets, found, sizeof(int64) * Min(nfound, npartitions));
+	}
+	foreach (lc, start->offsets)
+	{
+		const StartOffset *offset = lfirst(lc);
+
+		if (strcmp(offset->topic, stream->topic) != 0)
+			continue;
+		if (offset->partition >= npartitions)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("topic \"%s\" has no partition %d, which the query's start names",
+							offset->topic, offset->partition),
+					 errdetail("It has %d partitions.", npartitions)));
+		if (offset->offset < bounds[offset->partition].low ||
+			offset->offset > bounds[offset->partition].end)
+			ereport(
+				ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("the query's start is not in partition %d of topic \"%s\": " INT64_FORMAT,
+						offset->partition, offset->topic, offset->offset),
+				 errdetail("The partition goes from offset " INT64_FORMAT " to " INT64_FORMAT ".",
+						   bounds[offset->partition].low, bounds[offset->partition].end)));
+		offsets[offset->partition] = offset->offset;
+	}
+	return offsets;
+}
+
+/* ------------------------------------------------------------------ partitions */
+
+static int
+time_left(TimestampTz deadline)
+{
+	return (int) Max(1, TimestampDifferenceMilliseconds(GetCurrentTimestamp(), deadline));
+}
+
+/* Put all partitions of a stream into "partitions"; returns their number. */
+static int
+resolve_stream(const QueryInfo *query, const StreamInfo *stream, TimestampTz deadline,
+			   List **partitions)
+{
+	int npartitions;
+	SourceBounds *bounds = source_bounds(stream, &npartitions, time_left(deadline));
+	int64 *offsets =
+		start_offsets(parse_start(query->start), stream, bounds, npartitions, time_left(deadline));
+
+	for (int i = 0; i < npartitions; i++)
+	{
+		PartitionInfo *partition = palloc0(sizeof(PartitionInfo));
+
+		partition->stream = stream->relid;
+		partition->partition = i;
+		partition->next_offset = offsets[i];
+		partition->end_offset = bounds[i].end;
+		partition->stop_offset = query->stop_at_end ? bounds[i].end : -1;
+		partition->watermark = DT_NOBEGIN;
+		*partitions = lappend(*partitions, partition);
+	}
+	return npartitions;
+}
+
+void
+query_resolve_partitions(QueryInfo *query, int timeout_ms)
+{
+	TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), timeout_ms);
+	ContinuousQuery *continuous = continuous_load(query);
+	List *partitions = NIL;
+	int most = 1;
+	ListCell *lc;
+
+	foreach (lc, continuous->streams)
+	{
+		const StreamInfo *stream = stream_get_as(lfirst_oid(lc), query->owner);
+
+		most = Max(most, resolve_stream(query, stream, deadline, &partitions));
+	}
+	query->npipelines = query->pipelines_wanted > 0 ? query->pipelines_wanted
+													: Min(most, velo_max_pipelines_per_query);
+	query->merged = query->npipelines > 1 && continuous->grouped && !continuous->exclusive;
+	query->generation++;
+	if (query->npipelines > most)
+		ereport(NOTICE, (errmsg("query \"%s\" has more pipelines than its topics have partitions",
+								query->name),
+						 errdetail("%d of %d pipelines wait for partitions.",
+								   query->npipelines - most, query->npipelines)));
+	foreach (lc, partitions)
+	{
+		PartitionInfo *partition = lfirst(lc);
+
+		partition->pipeline = partition->partition % query->npipelines;
+		query_save_partition(query->id, partition);
+	}
+	query_update(query);
+	query_set_pipeline_error(query->id, QUERY_AS_A_WHOLE, NULL, DT_NOEND);
+	pipeline_notify_at_commit();
+}
+
+/* Number of partitions of the stream that the query knows. */
+static int
+count_partitions(Oid id, const StreamInfo *stream)
+{
+	int count = 0;
+	ListCell *lc;
+
+	foreach (lc, query_partitions(id))
+		count += ((PartitionInfo *) lfirst(lc))->stream == stream->relid;
+	return count;
+}
+
+/*
+ * The bounds of the stream's partitions; NULL if the broker doesn't tell, which then is no matter.  Outside of any
+ * transaction.
+ */
+static SourceBounds *
+ask_for_bounds(const StreamInfo *stream, int *npartitions)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	SourceBounds *bounds = NULL;
+
+	PG_TRY();
+	{
+		bounds = source_bounds(stream, npartitions, REFRESH_TIMEOUT_MS);
+	}
+	PG_CATCH();
+	{
+		int sqlerrcode = geterrcode();
+
+		if (sqlerrcode == ERRCODE_QUERY_CANCELED || sqlerrcode == ERRCODE_ADMIN_SHUTDOWN)
+			PG_RE_THROW();
+		MemoryContextSwitchTo(caller);
+		FlushErrorState();
+	}
+	PG_END_TRY();
+	return bounds;
+}
+
+bool
+query_add_partitions(Oid id, const StreamInfo *stream)
+{
+	MemoryContext caller = CurrentMemoryContext;
+	int npartitions = 0;
+	SourceBounds *bounds = ask_for_bounds(stream, &npartitions);
+	QueryInfo *query;
+	bool added = false;
+
+	if (bounds == NULL)
+		return false;
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	if (npartitions > count_partitions(id, stream) && query_lock(id) &&
+		(query = query_get(id)) != NULL && query->state == QUERY_ACTIVE && !query->stop_at_end)
+	{
+		for (int i = count_partitions(id, stream); i < npartitions; i++)
+		{
+			PartitionInfo partition = {.stream = stream->relid,
+									   .partition = i,
+									   .pipeline = i % query->npipelines,
+									   .next_offset = bounds[i].low,
+									   .stop_offset = -1,
+									   .end_offset = bounds[i].end,
+									   .watermark = DT_NOBEGIN};
+
+			query_save_partition(id, &partition);
+			added = true;
+		}
+		if (added)
+		{
+			query->generation++;
+			query_update(query);
+			pipeline_notify_at_commit();
+		}
+	}
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+	MemoryContextSwitchTo(caller);
+	pfree(bounds);
+	return added;
+}

@@ -1,0 +1,465 @@
+/*
+ * shmem.c
+ *		Shared memory of the pipelines: slots, and how a change of a query reaches who has to know.
+ *
+ * See shared.h for the locking.  A change is told at commit (pipeline_notify_at_commit): the scheduler of the
+ * database is woken, or the launcher is asked for one.
+ */
+#include "pipeline/shared.h"
+
+#include "access/xact.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "postmaster/bgworker.h"
+#include "storage/ipc.h"
+#include "storage/proc.h"
+#include "storage/shmem.h"
+
+VeloShared *velo_shared = NULL;
+
+static shmem_request_hook_type prev_shmem_request = NULL;
+static shmem_startup_hook_type prev_shmem_startup = NULL;
+
+static PipelineSlot *my_slot = NULL;
+static bool notify_pending = false;
+
+/* ------------------------------------------------------------------ set-up */
+
+static Size
+shared_size(void)
+{
+	Size size = MAXALIGN(sizeof(VeloShared));
+
+	size = add_size(size, MAXALIGN(mul_size(velo_max_pipelines, sizeof(SchedulerSlot))));
+	return add_size(size, mul_size(velo_max_pipelines, sizeof(PipelineSlot)));
+}
+
+static void
+request_shmem(void)
+{
+	if (prev_shmem_request)
+		prev_shmem_request();
+	RequestAddinShmemSpace(shared_size());
+	RequestNamedLWLockTranche("velo", 1);
+}
+
+/* all the figures of a slot lie between these two */
+static void
+reset_figures(PipelineSlot *slot, bool init)
+{
+	pg_atomic_uint64 *figures[] = {&slot->records_in,
+								   &slot->rows_out,
+								   &slot->late,
+								   &slot->tombstones,
+								   &slot->dead_letters,
+								   &slot->skipped,
+								   &slot->batches,
+								   &slot->lag,
+								   &slot->watermark,
+								   &slot->last_commit_at,
+								   &slot->records_per_second,
+								   &slot->queue_depth,
+								   &slot->queue_capacity,
+								   &slot->queue_high_water,
+								   &slot->backpressure_events,
+								   &slot->groups,
+								   &slot->open_windows,
+								   &slot->state_bytes,
+								   &slot->memory_bytes};
+
+	for (int i = 0; i < (int) lengthof(figures); i++)
+	{
+		uint64 value = figures[i] == &slot->watermark || figures[i] == &slot->last_commit_at
+						   ? (uint64) DT_NOBEGIN
+						   : 0;
+
+		if (init)
+			pg_atomic_init_u64(figures[i], value);
+		else
+			pg_atomic_write_u64(figures[i], value);
+	}
+	for (int stage = 0; stage < METRIC_STAGES; stage++)
+	{
+		for (int bucket = 0; bucket < METRIC_BUCKETS; bucket++)
+		{
+			if (init)
+				pg_atomic_init_u32(&slot->stages[stage].buckets[bucket], 0);
+			else
+				pg_atomic_write_u32(&slot->stages[stage].buckets[bucket], 0);
+		}
+	}
+}
+
+static void
+startup_shmem(void)
+{
+	bool found;
+
+	if (prev_shmem_startup)
+		prev_shmem_startup();
+
+	LWLockAcquire(AddinShmemInitLock, LW_EXCLUSIVE);
+	velo_shared = ShmemInitStruct("velo", shared_size(), &found);
+	if (!found)
+	{
+		char *area = (char *) velo_shared;
+
+		memset(velo_shared, 0, shared_size());
+		velo_shared->lock = &GetNamedLWLockTranche("velo")->lock;
+		velo_shared->rescan = true;
+		velo_shared->nslots = velo_max_pipelines;
+		area += MAXALIGN(sizeof(VeloShared));
+		velo_shared->schedulers = (SchedulerSlot *) area;
+		area += MAXALIGN(mul_size(velo_max_pipelines, sizeof(SchedulerSlot)));
+		velo_shared->pipelines = (PipelineSlot *) area;
+		for (int i = 0; i < velo_shared->nslots; i++)
+			reset_figures(&velo_shared->pipelines[i], true);
+	}
+	LWLockRelease(AddinShmemInitLock);
+}
+
+void
+shared_request(void)
+{
+	prev_shmem_request = shmem_request_hook;
+	shmem_request_hook = request_shmem;
+	prev_shmem_startup = shmem_startup_hook;
+	shmem_startup_hook = startup_shmem;
+}
+
+bool
+pipeline_available(void)
+{
+	return velo_shared != NULL;
+}
+
+/* ------------------------------------------------------------------ telling of changes */
+
+SchedulerSlot *
+shared_find_scheduler(Oid database)
+{
+	Assert(LWLockHeldByMe(velo_shared->lock));
+	for (int i = 0; i < velo_shared->nslots; i++)
+	{
+		if (velo_shared->schedulers[i].database == database)
+			return &velo_shared->schedulers[i];
+	}
+	return NULL;
+}
+
+void
+shared_notify(Oid database)
+{
+	SchedulerSlot *scheduler;
+
+	LWLockAcquire(velo_shared->lock, LW_EXCLUSIVE);
+	for (int i = 0; i < velo_shared->nslots; i++)
+	{
+		PipelineSlot *slot = &velo_shared->pipelines[i];
+
+		if (slot->database == database && slot->latch != NULL)
+		{
+			slot->changed = true;
+			SetLatch(slot->latch);
+		}
+	}
+	scheduler = shared_find_scheduler(database);
+	if (scheduler != NULL)
+	{
+		scheduler->changed = true;
+		if (scheduler->latch)
+			SetLatch(scheduler->latch);
+	}
+	else if ((scheduler = shared_find_scheduler(InvalidOid)) != NULL)
+	{
+		memset(scheduler, 0, sizeof(SchedulerSlot));
+		scheduler->database = database;
+		scheduler->state = SCHEDULER_WANTED;
+		scheduler->changed = true;
+		shared_wake_launcher();
+	}
+	else
+		velo_shared->rescan = true; /* for when a scheduler ends */
+	LWLockRelease(velo_shared->lock);
+}
+
+void
+shared_wake_launcher(void)
+{
+	Assert(LWLockHeldByMe(velo_shared->lock));
+	if (velo_shared->launcher_latch)
+		SetLatch(velo_shared->launcher_latch);
+}
+
+static void
+notify_xact_callback(XactEvent event, void *arg)
+{
+	switch (event)
+	{
+		case XACT_EVENT_COMMIT:
+			if (notify_pending)
+			{
+				notify_pending = false;
+				shared_notify(MyDatabaseId);
+			}
+			break;
+		case XACT_EVENT_ABORT:
+			notify_pending = false;
+			break;
+		case XACT_EVENT_PRE_PREPARE:
+			if (notify_pending)
+				ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+								errmsg("cannot PREPARE a transaction that has changed a query")));
+			break;
+		default:
+			break;
+	}
+}
+
+void
+pipeline_notify_at_commit(void)
+{
+	static bool registered = false;
+
+	if (!pipeline_available())
+		return;
+	if (!registered)
+	{
+		RegisterXactCallback(notify_xact_callback, NULL);
+		registered = true;
+	}
+	notify_pending = true;
+}
+
+/* ------------------------------------------------------------------ databases that must be left alone */
+
+bool
+shared_is_blocked(Oid database)
+{
+	Assert(LWLockHeldByMe(velo_shared->lock));
+	for (int i = 0; i < MAX_BLOCKS; i++)
+	{
+		if (velo_shared->blocked[i] == database)
+			return true;
+	}
+	return false;
+}
+
+void
+shared_block(Oid database)
+{
+	LWLockAcquire(velo_shared->lock, LW_EXCLUSIVE);
+	for (int i = 0; i < MAX_BLOCKS; i++)
+	{
+		if (velo_shared->blocked[i] == InvalidOid)
+		{
+			velo_shared->blocked[i] = database;
+			break;
+		}
+	}
+	LWLockRelease(velo_shared->lock);
+}
+
+bool
+shared_evict(Oid database, bool force)
+{
+	SchedulerSlot *scheduler;
+	bool anybody = false;
+
+	LWLockAcquire(velo_shared->lock, LW_EXCLUSIVE);
+	scheduler = shared_find_scheduler(database);
+	if (scheduler != NULL && scheduler->state == SCHEDULER_WANTED)
+		scheduler->database = InvalidOid;
+	else if (scheduler != NULL)
+	{
+		anybody = true;
+		scheduler->stop = true;
+		if (scheduler->latch)
+			SetLatch(scheduler->latch);
+		if (force && scheduler->pid != 0)
+			kill(scheduler->pid, SIGTERM);
+	}
+	for (int i = 0; i < velo_shared->nslots; i++)
+	{
+		PipelineSlot *slot = &velo_shared->pipelines[i];
+
+		if (slot->database != database)
+			continue;
+		slot->stop = true;
+		if (slot->pid == 0) /* one that has not attached finds the slot taken away, and ends */
+		{
+			slot_free(slot);
+			continue;
+		}
+		anybody = true;
+		SetLatch(slot->latch);
+		if (force)
+			kill(slot->pid, SIGTERM);
+	}
+	LWLockRelease(velo_shared->lock);
+	return !anybody;
+}
+
+void
+shared_unblock(Oid database)
+{
+	LWLockAcquire(velo_shared->lock, LW_EXCLUSIVE);
+	for (int i = 0; i < MAX_BLOCKS; i++)
+	{
+		if (velo_shared->blocked[i] == database)
+		{
+			velo_shared->blocked[i] = InvalidOid;
+			break;
+		}
+	}
+	LWLockRelease(velo_shared->lock);
+	shared_notify(database);
+}
+
+/* ------------------------------------------------------------------ slots */
+
+int
+slot_take(const PipelineStart *start, int restarts)
+{
+	int taken = -1;
+
+	LWLockAcquire(velo_shared->lock, LW_EXCLUSIVE);
+	for (int i = 0; i < velo_shared->nslots && taken < 0; i++)
+	{
+		PipelineSlot *slot = &velo_shared->pipelines[i];
+
+		if (slot->database != InvalidOid)
+			continue;
+		slot->database = start->database;
+		slot->query = start->query;
+		slot->pipeline = start->pipeline;
+		slot->generation = start->generation;
+		slot->pid = 0;
+		slot->latch = NULL;
+		slot->state = PIPELINE_STARTING;
+		slot->stop = false;
+		slot->changed = false;
+		slot->done = false;
+		slot->started_at = start->started_at;
+		slot->restarts = restarts;
+		reset_figures(slot, false);
+		taken = i;
+	}
+	LWLockRelease(velo_shared->lock);
+	return taken;
+}
+
+void
+slot_free(PipelineSlot *slot)
+{
+	Assert(LWLockHeldByMe(velo_shared->lock));
+	slot->database = InvalidOid;
+	slot->query = InvalidOid;
+	slot->pid = 0;
+	slot->latch = NULL;
+	slot->state = PIPELINE_FREE;
+	for (int i = 0; i < velo_shared->nslots; i++)
+	{
+		SchedulerSlot *scheduler = &velo_shared->schedulers[i];
+
+		if (scheduler->wants_worker && scheduler->latch)
+			SetLatch(scheduler->latch);
+	}
+}
+
+/*
+ * A worker that ends on purpose frees its slot; one that does not leaves it, without a pid, for the scheduler to see.
+ */
+static void
+slot_detach(int code, Datum arg)
+{
+	SchedulerSlot *scheduler;
+	Oid database = my_slot->database;
+
+	LWLockAcquire(velo_shared->lock, LW_EXCLUSIVE);
+	if (my_slot->done || my_slot->stop)
+		slot_free(my_slot);
+	else
+	{
+		my_slot->pid = 0;
+		my_slot->latch = NULL;
+		my_slot->state = PIPELINE_STOPPING;
+	}
+	scheduler = shared_find_scheduler(database);
+	if (scheduler != NULL && scheduler->latch != NULL)
+		SetLatch(scheduler->latch);
+	LWLockRelease(velo_shared->lock);
+	my_slot = NULL;
+}
+
+bool
+slot_attach(int index, const PipelineStart *start)
+{
+	PipelineSlot *slot = &velo_shared->pipelines[index];
+	bool mine;
+
+	LWLockAcquire(velo_shared->lock, LW_EXCLUSIVE);
+	mine = slot->database == start->database && slot->query == start->query &&
+		   slot->pipeline == start->pipeline && slot->started_at == start->started_at &&
+		   slot->pid == 0 && slot->state == PIPELINE_STARTING;
+	if (mine)
+	{
+		slot->pid = MyProcPid;
+		slot->latch = MyLatch;
+		my_slot = slot;
+	}
+	LWLockRelease(velo_shared->lock);
+	if (mine)
+		before_shmem_exit(slot_detach, (Datum) 0);
+	return mine;
+}
+
+PipelineSlot *
+pipeline_my_slot(void)
+{
+	return my_slot;
+}
+
+void
+pipeline_set_state(PipelineState state)
+{
+	LWLockAcquire(velo_shared->lock, LW_EXCLUSIVE);
+	my_slot->state = state;
+	LWLockRelease(velo_shared->lock);
+}
+
+PipelineSlot *
+pipeline_slots(Oid query, int *nslots)
+{
+	PipelineSlot *slots;
+
+	*nslots = 0;
+	if (!pipeline_available())
+		return NULL;
+	slots = palloc_extended(mul_size(velo_shared->nslots, sizeof(PipelineSlot)), MCXT_ALLOC_HUGE);
+	LWLockAcquire(velo_shared->lock, LW_SHARED);
+	for (int i = 0; i < velo_shared->nslots; i++)
+	{
+		const PipelineSlot *slot = &velo_shared->pipelines[i];
+
+		if (slot->database == MyDatabaseId && (slot->query == query || !OidIsValid(query)))
+			memcpy(&slots[(*nslots)++], slot, sizeof(PipelineSlot));
+	}
+	LWLockRelease(velo_shared->lock);
+	return slots;
+}
+
+void
+pipeline_wake_siblings(Oid query)
+{
+	LWLockAcquire(velo_shared->lock, LW_SHARED);
+	for (int i = 0; i < velo_shared->nslots; i++)
+	{
+		PipelineSlot *slot = &velo_shared->pipelines[i];
+
+		if (slot->database == MyDatabaseId && slot->query == query && slot != my_slot &&
+			slot->latch != NULL)
+			SetLatch(slot->latch);
+	}
+	LWLockRelease(velo_shared->lock);
+}

@@ -1,0 +1,23 @@
+/*
+ * start.h
+ *		Private to pipeline/: where a query starts.
+ */
+#ifndef VELO_START_H
+#define VELO_START_H
+
+#include "pipeline/pipeline.h"
+
+/*
+ * Check a query's start ('earliest', 'latest', a time, 'topic:partition:offset,...') against the streams it reads (list
+ * of Oid), and return it in a form that means the same later.  ereport(ERROR) if it isn't valid.
+ */
+extern char *start_check(const char *text, List *streams);
+
+/*
+ * First contact with the brokers of a query that has no partitions yet: stores its partitions with their first and
+ * last offsets, and decides the number of pipelines.  Waits at most timeout_ms, and throws what the brokers' answer, or
+ * its absence, calls for; changes nothing then.  Schedulers hear of it at commit.
+ */
+extern void query_resolve_partitions(QueryInfo *query, int timeout_ms);
+
+#endif /* VELO_START_H */
