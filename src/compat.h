@@ -29,4 +29,11 @@ compat_create_wait_event_set(MemoryContext context, int nevents)
 #endif
 }
 
+/* 16: make_range() can report errors softly; these don't want that */
+#if PG16_GE
+#define compat_make_range(type, lower, upper, empty) make_range(type, lower, upper, empty, NULL)
+#else
+#define compat_make_range(type, lower, upper, empty) make_range(type, lower, upper, empty)
+#endif
+
 #endif /* VELO_COMPAT_H */
