@@ -36,4 +36,19 @@ compat_create_wait_event_set(MemoryContext context, int nevents)
 #define compat_make_range(type, lower, upper, empty) make_range(type, lower, upper, empty)
 #endif
 
+/* 16: name lists can report errors softly; these don't want that */
+#if PG16_GE
+#define compat_qualified_name_list(string) stringToQualifiedNameList(string, NULL)
+#else
+#define compat_qualified_name_list(string) stringToQualifiedNameList(string)
+#endif
+
+/* 16: which columns of a relation a query reads moved from the range table to a list of its own */
+#if PG16_GE
+#define compat_selected_columns(query, rte)                                                        \
+	(&getRTEPermissionInfo((query)->rteperminfos, rte)->selectedCols)
+#else
+#define compat_selected_columns(query, rte) (&(rte)->selectedCols)
+#endif
+
 #endif /* VELO_COMPAT_H */
