@@ -109,4 +109,19 @@ compat_create_wait_event_set(MemoryContext context, int nevents)
 #define compat_check_permissions(query) ((void) ExecCheckRTPerms((query)->rtable, true))
 #endif
 
+/* 16: make_range() can report errors softly; these don't want that */
+#if PG16_GE
+#define compat_make_range(type, lower, upper, empty) make_range(type, lower, upper, empty, NULL)
+#else
+#define compat_make_range(type, lower, upper, empty) make_range(type, lower, upper, empty)
+#endif
+
+/* 16: which columns of a relation a query reads moved from the range table to a list of its own */
+#if PG16_GE
+#define compat_selected_columns(query, rte)                                                        \
+	(&getRTEPermissionInfo((query)->rteperminfos, rte)->selectedCols)
+#else
+#define compat_selected_columns(query, rte) (&(rte)->selectedCols)
+#endif
+
 #endif /* VELO_COMPAT_H */

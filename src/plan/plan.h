@@ -24,6 +24,7 @@ typedef struct ContinuousQuery
 	bool windowed; /* the rule of lateness applies */
 	EmitMode emit;
 	WindowSpec window;
+	Index window_ref; /* tleSortGroupRef of the window in the query's groupClause; 0: none */
 	/* columns of the result that make its unique key, window start first; NIL for an ungrouped one */
 	List *key_columns; /* of int, 1-based */
 	bool exclusive; /* GROUP BY covers the key of the only stream: no two pipelines share a group */

@@ -38,13 +38,22 @@ typedef struct WindowSpec
 /* the one window of an unwindowed query */
 #define WINDOW_ALL ((TimestampTz) 0)
 
+/* the Unix epoch */
+#define WINDOW_EPOCH ((UNIX_EPOCH_JDATE - POSTGRES_EPOCH_JDATE) * USECS_PER_DAY)
+
 /*
  * Starts of the windows that "time" falls into, ascending, into starts[]; returns their number, at most
  * window_max(spec).  Negative times floor, as in date_bin.  Windows that would leave timestamptz's range are left out.
  */
 extern int window_assign(const WindowSpec *spec, TimestampTz time, TimestampTz *starts);
+/* ereport(ERROR) if the slide is so short that they are too many */
 extern int window_max(const WindowSpec *spec);
 extern TimestampTz window_end(const WindowSpec *spec, TimestampTz start);
+
+/* An interval in microseconds (a day is 24 hours); ereport(ERROR) unless it is positive and of fixed length. */
+extern int64 window_length(const Interval *interval, const char *what);
+/* Cut by days of a zone's wall clock; ereport(ERROR) if there is no such zone or the size is not in days. */
+extern void window_set_zone(WindowSpec *spec, const char *zone);
 
 /* ------------------------------------------------------------------ grouping */
 

@@ -1,0 +1,70 @@
+/*
+ * continuous.h
+ *		What the files of plan/ that deal with continuous queries share; private to plan/.
+ *
+ *		sources.c	where a query's streams stand, and which of their columns an expression is
+ *		refuse.c	what can't run continuously
+ *		analyze.c	text, or a stored query, to ContinuousQuery
+ *		split.c		ContinuousQuery to the two plans of exec/exec.h
+ *		explain.c	EXPLAIN
+ *
+ * "The source" of a query is the one item of its FROM that streams come from: a stream, a view or plain sub-select over
+ * one, or a UNION ALL of such.
+ */
+#ifndef VELO_CONTINUOUS_H
+#define VELO_CONTINUOUS_H
+
+#include "velo.h"
+
+#include "nodes/parsenodes.h"
+#include "parser/parse_node.h"
+#include "plan/plan.h"
+
+/* A column of a stream. */
+typedef struct StreamColumnRef
+{
+	Oid relid;
+	AttrNumber attnum;
+} StreamColumnRef;
+
+/* Oids of the streams that are mentioned anywhere in a query (or an expression), once for each mention. */
+extern List *streams_in(Node *node);
+/* Oids of the streams that an item of the range table stands for. */
+extern List *streams_of_rte(RangeTblEntry *rte);
+/* Make sub-selects of the WITH queries over streams, so that nobody need look for them again. */
+extern void inline_stream_ctes(Query *query);
+/* The sub-select behind an item of the range table, a view's included; NULL if it is none. */
+extern Query *source_subquery(RangeTblEntry *rte);
+/* Index of the query's source in its range table; 0: none.  The first if there are several. */
+extern Index source_index(Query *query);
+
+/*
+ * If an expression is a column of streams, carried through unchanged: what column of what stream it is, one
+ * StreamColumnRef for each branch of a UNION ALL; NIL if it is anything else.
+ */
+extern List *stream_columns(Query *query, Node *expr);
+/* Is the expression the event time of every stream that it comes from? */
+extern bool is_event_time(Query *query, Node *expr);
+
+/*
+ * ereport(ERROR) for what can't run continuously, windows and EMIT apart.  "raw" is the parse tree for positions, NULL
+ * for a stored query, as is the source text of "pstate".
+ */
+extern void refuse_statement(ParseState *pstate, RawStmt *raw);
+extern void refuse_query(ParseState *pstate, RawStmt *raw, Query *query);
+
+/* What the window of a query is, as an expression. */
+typedef struct WindowKey
+{
+	Expr *expr; /* an item of GROUP BY; NULL: no window */
+	bool
+		range; /* velo.tumble, velo.hop: bounds are lower() and upper() of it; else it is the start itself */
+} WindowKey;
+
+/* The window of an analysed query. */
+extern WindowKey window_key(const ContinuousQuery *query);
+
+/* true if "expr" is lower() or upper() (*is_upper) of the window */
+extern bool is_window_bound(const WindowKey *window, Node *expr, bool *is_upper);
+
+#endif /* VELO_CONTINUOUS_H */
