@@ -124,4 +124,11 @@ compat_create_wait_event_set(MemoryContext context, int nevents)
 #define compat_selected_columns(query, rte) (&(rte)->selectedCols)
 #endif
 
+/* 16: flatten_join_alias_vars() can take note of outer joins while planning; before planning there is no root */
+#if PG16_GE
+#define compat_flatten_join_aliases(query, node) flatten_join_alias_vars(NULL, query, node)
+#else
+#define compat_flatten_join_aliases(query, node) flatten_join_alias_vars(query, node)
+#endif
+
 #endif /* VELO_COMPAT_H */
