@@ -82,7 +82,7 @@ query_watermark(Pipeline *pipeline, TimestampTz now)
 	if (all.least != DT_NOEND)
 	{
 		pipeline->all_idle_since = DT_NOBEGIN;
-		return Max(all.least, pipeline->closed);
+		return Max(Max(all.least, pipeline->closed), pipeline->advanced);
 	}
 
 	/* nobody holds event time back any more: it stands where the furthest partition is, and goes on from there */
@@ -92,8 +92,9 @@ query_watermark(Pipeline *pipeline, TimestampTz now)
 		pipeline->idle_stand = Max(all.greatest, pipeline->closed);
 	}
 	if (pipeline->idle_stand == DT_NOBEGIN)
-		return DT_NOBEGIN;
-	return Max(pipeline->closed, pipeline->idle_stand + (now - pipeline->all_idle_since));
+		return pipeline->advanced;
+	return Max(Max(pipeline->closed, pipeline->advanced),
+			   pipeline->idle_stand + (now - pipeline->all_idle_since));
 }
 
 TimestampTz

@@ -133,5 +133,5 @@ publish_figures(Pipeline *pipeline)
 		pg_atomic_write_u64(&slot->state_bytes, stats.state_bytes);
 		pg_atomic_write_u64(&slot->memory_bytes, stats.memory_bytes + total.queue_bytes);
 	}
-	slot->state = pipeline->in_trouble ? PIPELINE_WAITING : PIPELINE_RUNNING;
+	pipeline_set_state(pipeline->in_trouble ? PIPELINE_WAITING : PIPELINE_RUNNING);
 }

@@ -253,6 +253,7 @@ set_up(Oid id, int number, int generation)
 	pipeline->emit_context = AllocSetContextCreate(context, "velo emit", ALLOCSET_DEFAULT_SIZES);
 	pipeline->record_limit = INT_MAX;
 	pipeline->all_idle_since = DT_NOBEGIN;
+	pipeline->advanced = DT_NOBEGIN;
 	pipeline->query = query_get(id);
 	if (pipeline->query != NULL && pipeline->query->state == QUERY_ACTIVE &&
 		pipeline->query->generation == generation)
@@ -409,6 +410,18 @@ told_to_stop(void)
 	return slot != NULL && slot->stop;
 }
 
+/* Something about the query may be different: the next transaction will see. */
+static bool
+told_of_change(void)
+{
+	PipelineSlot *slot = pipeline_my_slot();
+	bool changed = slot != NULL && slot->changed;
+
+	if (changed)
+		slot->changed = false;
+	return changed;
+}
+
 /*
  * Fill the batches: until one is full, the pipeline has caught up, or the commit interval has passed since the first
  * record came.  Returns the number of records; 0 at once when there is nothing.
@@ -451,9 +464,9 @@ release_batches(Pipeline *pipeline)
 
 /* ---------------------------------------------------------------- the transaction */
 
-/* The lock that the pipelines of a merged query take turns by, from apply to commit. */
+/* The pipelines of a merged query take turns, from apply to commit. */
 static void
-lock_query(Pipeline *pipeline)
+take_turn(Pipeline *pipeline)
 {
 	LockDatabaseObject(RelationRelationId, pipeline->id, 0, ExclusiveLock);
 }
@@ -582,7 +595,7 @@ finish_if_stopped(Pipeline *pipeline)
 	if (!all_stopped(pipeline))
 		return false;
 	if (pipeline->query->npipelines > 1 && !pipeline->query->merged)
-		lock_query(pipeline);
+		take_turn(pipeline);
 	last = pipeline->query->npipelines <= 1 || siblings_stopped(pipeline);
 	if (pipeline->groups != NULL && (last || !pipeline->query->merged))
 		close_windows(pipeline, DT_NOEND);
@@ -591,7 +604,10 @@ finish_if_stopped(Pipeline *pipeline)
 	return true;
 }
 
-static void
+/*
+ * One transaction.  Returns false, with nothing done, if the query is no longer what this pipeline was started for.
+ */
+static bool
 transaction(Pipeline *pipeline)
 {
 	QueryInfo *query = pipeline->query;
@@ -607,7 +623,7 @@ transaction(Pipeline *pipeline)
 	StartTransactionCommand();
 	/* before the snapshot, which must show what the pipeline before us in turn has committed */
 	if (query->merged)
-		lock_query(pipeline);
+		take_turn(pipeline);
 	PushActiveSnapshot(GetTransactionSnapshot());
 	if (query->merged)
 		pipeline->closed = Max(pipeline->closed, query_closed(pipeline->id));
@@ -615,7 +631,12 @@ transaction(Pipeline *pipeline)
 		make_plan(pipeline);
 	if (!plan_lock_relations(pipeline->plan->input))
 		ereport(ERROR, (errcode(ERRCODE_UNDEFINED_TABLE),
-						errmsg("a table of the query does not exist any more")));
+						errmsg("a relation that the query reads does not exist any more")));
+	if (!query_enter(pipeline->id, query->generation, &pipeline->advanced))
+	{
+		AbortOutOfAnyTransaction();
+		return false;
+	}
 	if (pipeline->groups != NULL && pipeline->plan->grouped->grouping->nkeys == 0 &&
 		pipeline->plan->grouped->grouping->window.kind == WINDOW_NONE && pipeline->number == 0)
 		(void) group_table_global(pipeline->groups);
@@ -664,6 +685,7 @@ transaction(Pipeline *pipeline)
 	record_stage(METRIC_COMMIT, GetCurrentTimestamp() - stage_start);
 	MemoryContextSwitchTo(pipeline->context);
 	pipeline->stage = STAGE_NONE;
+	return true;
 }
 
 /* After a commit: what was pending is committed. */
@@ -767,16 +789,17 @@ remember_poison(Pipeline *pipeline, ErrorData *error)
 
 /*
  * Run one transaction.  If applying failed because of a record, prepare to replay it in smaller parts; whatever else
- * is thrown ends the worker, and the scheduler starts another after a while.
+ * is thrown ends the worker, and the scheduler starts another after a while.  Returns false if this run is over.
  */
-static void
+static bool
 run_transaction(Pipeline *pipeline)
 {
 	ErrorData *volatile error = NULL;
+	volatile bool entered = false;
 
 	PG_TRY();
 	{
-		transaction(pipeline);
+		entered = transaction(pipeline);
 	}
 	PG_CATCH();
 	{
@@ -790,8 +813,9 @@ run_transaction(Pipeline *pipeline)
 
 	if (error == NULL)
 	{
-		committed(pipeline);
-		return;
+		if (entered)
+			committed(pipeline);
+		return entered;
 	}
 	AbortOutOfAnyTransaction();
 	if (!error_is_of_record(error->sqlerrcode))
@@ -800,6 +824,7 @@ run_transaction(Pipeline *pipeline)
 		remember_poison(pipeline, error);
 	pipeline->record_limit = Max(1, pipeline->round_records / 2);
 	restore_committed(pipeline);
+	return true;
 }
 
 /* ---------------------------------------------------------------- trouble with sources */
@@ -857,7 +882,7 @@ report_trouble(Pipeline *pipeline, const char *message)
 	query_set_error(pipeline->id, message != NULL ? &error : NULL, DT_NOEND);
 	PopActiveSnapshot();
 	CommitTransactionCommand();
-	pipeline_my_slot()->state = message != NULL ? PIPELINE_WAITING : PIPELINE_RUNNING;
+	pipeline_set_state(message != NULL ? PIPELINE_WAITING : PIPELINE_RUNNING);
 }
 
 /*
@@ -933,8 +958,6 @@ pipeline_run(Oid query, int number, int generation)
 	bool due =
 		true; /* the first transaction makes the row of a global aggregate, and shows that all is well */
 
-	/* offsets and results live or die together, so nothing is lost with the tail of the log */
-	SetConfigOption("synchronous_commit", "off", PGC_USERSET, PGC_S_OVERRIDE);
 	pipeline = set_up(query, number, generation);
 	if (pipeline == NULL)
 		return;
@@ -948,10 +971,13 @@ pipeline_run(Oid query, int number, int generation)
 			break;
 		due |= skip_control_records(pipeline);
 		due |= event_time_is_due(pipeline, GetCurrentTimestamp());
+		if (told_of_change())
+			due = true;
 		if (records > 0 || due)
 		{
-			run_transaction(pipeline);
 			due = false;
+			if (!run_transaction(pipeline))
+				break;
 		}
 		else if (!watch_sources(pipeline))
 			break;

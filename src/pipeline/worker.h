@@ -80,8 +80,8 @@ typedef struct Pipeline
 	PipelineCounters committed_counters;
 
 	/* event time */
-	TimestampTz closed; /* the query's watermark as last acted on */
-	TimestampTz committed_closed;
+	TimestampTz closed;         /* the query's watermark as last acted on */
+	TimestampTz advanced;       /* velo.advance_watermark(): event time is at least this */
 	TimestampTz all_idle_since; /* wall clock; DT_NOBEGIN: some partition is active */
 	TimestampTz idle_stand;     /* the query's watermark when all became idle */
 
