@@ -938,12 +938,13 @@ time_to_wait(Pipeline *pipeline)
 {
 	TimestampTz now = GetCurrentTimestamp();
 	TimestampTz until = next_event_time_action(pipeline, now);
+	const char *message;
 
 	for (int s = 0; s < pipeline->nstreams; s++)
 	{
 		if (pipeline->number == 0)
 			until = Min(until, pipeline->streams[s].refresh_at);
-		if (source_trouble(pipeline->streams[s].source, NULL) != SOURCE_FINE)
+		if (source_trouble(pipeline->streams[s].source, &message) != SOURCE_FINE)
 			until = Min(until, now + TROUBLE_CHECK_MS * US_PER_MS);
 	}
 	if (until == DT_NOEND)

@@ -477,7 +477,8 @@ source_wakeup_fd(Source *source)
 SourcePartition *
 source_partitions(Source *source, int *npartitions)
 {
-	*npartitions = source->npartitions;
+	if (npartitions != NULL)
+		*npartitions = source->npartitions;
 	return source->partitions;
 }
 
