@@ -54,8 +54,16 @@ parse_number(const char *name, const char *text, int min, int max, int unit)
 
 	if (!parse_int(text, &result, unit, &hint) || result < min || result > max)
 		invalid_value(name, text,
-					  hint ? hint : psprintf("Valid values are from %d to %d.", min, max));
+					  hint ? hint
+						   : psprintf("Valid values are from %d%s to %d%s.", min, unit ? " kB" : "",
+									  max, unit ? " kB" : ""));
 	return result;
+}
+
+static void
+duration_error_callback(void *arg)
+{
+	errcontext("query option \"%s\"", (const char *) arg);
 }
 
 /* Microseconds: a plain number is milliseconds, anything else what interval accepts. */
@@ -68,9 +76,14 @@ parse_duration(const char *name, const char *text)
 
 	if (end == text || *end != '\0')
 	{
-		Interval *interval = DatumGetIntervalP(DirectFunctionCall3(
-			interval_in, CStringGetDatum(text), ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1)));
+		ErrorContextCallback callback = {error_context_stack, duration_error_callback,
+										 unconstify(char *, name)};
+		Interval *interval;
 
+		error_context_stack = &callback;
+		interval = DatumGetIntervalP(DirectFunctionCall3(
+			interval_in, CStringGetDatum(text), ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1)));
+		error_context_stack = callback.previous;
 		us = (double) interval->time +
 			 ((double) interval->month * DAYS_PER_MONTH + interval->day) * USECS_PER_DAY;
 	}

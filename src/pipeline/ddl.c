@@ -6,6 +6,8 @@
  * PostgreSQL refuses them while anybody is connected, and tells only autovacuum to leave.  So velo's workers are told
  * before, waited for, and let in again afterwards, whether the command succeeded or not.  Only for those who may run
  * the command: nobody else may interrupt pipelines.
+ *
+ * And commands of which schedulers should hear, because no function of velo's has a part in them.
  */
 #include "pipeline/shared.h"
 
@@ -106,6 +108,24 @@ evict(Oid database)
 	}
 }
 
+/* Commands after which queries may be gone, or have another owner, without velo's own doing. */
+static bool
+may_change_queries(Node *command)
+{
+	switch (nodeTag(command))
+	{
+		case T_DropStmt:
+			return castNode(DropStmt, command)->removeType == OBJECT_EXTENSION;
+		case T_AlterTableStmt:
+			return castNode(AlterTableStmt, command)->objtype == OBJECT_VIEW;
+		case T_ReassignOwnedStmt:
+		case T_AlterRoleStmt:
+			return true;
+		default:
+			return false;
+	}
+}
+
 static void
 process_utility(PlannedStmt *pstmt, const char *query_string, bool read_only_tree,
 				ProcessUtilityContext context, ParamListInfo params, QueryEnvironment *environment,
@@ -127,6 +147,8 @@ process_utility(PlannedStmt *pstmt, const char *query_string, bool read_only_tre
 		blocked_database = database;
 		evict(database);
 	}
+	if (may_change_queries(pstmt->utilityStmt))
+		pipeline_notify_at_commit();
 	if (prev_process_utility)
 		prev_process_utility(pstmt, query_string, read_only_tree, context, params, environment,
 							 dest, completion);

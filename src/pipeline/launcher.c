@@ -103,6 +103,7 @@ connectable_databases(void)
 	return databases;
 }
 
+/* The handle lives in the current memory context; NULL if there is no worker slot. */
 static BackgroundWorkerHandle *
 start_scheduler(Oid database)
 {
@@ -184,6 +185,7 @@ start_wanted(BackgroundWorkerHandle **handles)
 	{
 		SchedulerSlot *slot = &velo_shared->schedulers[i];
 		Oid start = InvalidOid;
+		MemoryContext loop_context;
 
 		LWLockAcquire(velo_shared->lock, LW_EXCLUSIVE);
 		if (OidIsValid(slot->database) && slot->state == SCHEDULER_WANTED &&
@@ -209,7 +211,9 @@ start_wanted(BackgroundWorkerHandle **handles)
 		LWLockRelease(velo_shared->lock);
 		if (!OidIsValid(start))
 			continue;
+		loop_context = MemoryContextSwitchTo(TopMemoryContext);
 		handles[i] = start_scheduler(start);
+		MemoryContextSwitchTo(loop_context);
 		if (handles[i] == NULL)
 			ereport(LOG, (errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
 						  errmsg("out of background worker slots for a velo scheduler"),
