@@ -15,6 +15,11 @@
 #define PG16_GE (PG_VERSION_NUM >= 160000)
 #define PG17_GE (PG_VERSION_NUM >= 170000)
 
+/* 16 moved the macros for varlena headers out of postgres.h */
+#if PG16_GE
+#include "varatt.h"
+#endif
+
 /* 16 replaced pg_proc_aclcheck() and its kin by object_aclcheck() */
 #if PG16_GE
 #define compat_proc_aclcheck(proc, role)                                                           \
