@@ -17,6 +17,11 @@
 
 #include "storage/latch.h"
 
+/* 16 moved the macros for varlena headers out of postgres.h */
+#if PG16_GE
+#include "varatt.h"
+#endif
+
 /* PostgreSQL 17 ties wait event sets to resource owners rather than memory contexts; NULL: lives until freed */
 static inline WaitEventSet *
 compat_create_wait_event_set(MemoryContext context, int nevents)

@@ -69,17 +69,13 @@ emitter_create(GroupedPlan *plan)
 /* ------------------------------------------------------------------ running a plan */
 
 static void
-receiver_startup(DestReceiver *self, int operation, TupleDesc desc)
+receiver_startup(DestReceiver *self pg_attribute_unused(), int operation pg_attribute_unused(),
+				 TupleDesc desc pg_attribute_unused())
 {
 }
 
 static void
-receiver_shutdown(DestReceiver *self)
-{
-}
-
-static void
-receiver_destroy(DestReceiver *self)
+receiver_shutdown(DestReceiver *self pg_attribute_unused())
 {
 }
 
@@ -91,7 +87,7 @@ run_plan(EmitState *state, PlannedStmt *plan, const char *name, TupleDesc desc,
 	QueryEnvironment *environment = create_queryEnv();
 	EphemeralNamedRelation relation = palloc0(sizeof(EphemeralNamedRelationData));
 	EmitReceiver receiver = {
-		{receive, receiver_startup, receiver_shutdown, receiver_destroy, DestNone}, state};
+		{receive, receiver_startup, receiver_shutdown, receiver_shutdown, DestNone}, state};
 	QueryDesc *query;
 
 	relation->md.name = pstrdup(name);

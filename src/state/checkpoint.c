@@ -145,7 +145,7 @@ log_forget_window(GroupTable *table, Window *window)
 }
 
 static RowSegment *
-add_segment(GroupTable *table, Entry *entry, Size from, Size to)
+add_segment(Entry *entry, Size from, Size to)
 {
 	RowList *list = entry->rows;
 	RowSegment *segment;
@@ -172,7 +172,7 @@ write_rows(GroupTable *table, Entry *entry, Size from, Size end)
 	while (from < end)
 	{
 		Size to = collected_cut(entry->rows, from, end, CHUNK_TARGET);
-		RowSegment *segment = add_segment(table, entry, from, to);
+		RowSegment *segment = add_segment(entry, from, to);
 		int start = begin_record(table, RECORD_ROWS);
 		uint64 position = from;
 		uint32 len = to - from;
@@ -204,7 +204,7 @@ save_rows(GroupTable *table, Entry *entry)
 
 			if (old[i].place.chunk != NULL)
 			{
-				*add_segment(table, entry, from, old[i].to) = old[i];
+				*add_segment(entry, from, old[i].to) = old[i];
 				continue;
 			}
 			while (i + 1 < nold && old[i + 1].place.chunk == NULL)
@@ -428,7 +428,6 @@ typedef struct LoadedRows
 typedef struct Loader
 {
 	GroupTable *table;
-	TimestampTz closed;
 	MemoryContext context;
 	const char **states;
 	uint32 nstates;
@@ -446,34 +445,27 @@ grow(Loader *loader, void *array, Size size)
 	return repalloc_huge(array, size);
 }
 
-/*
- * The entry that a record is about, NULL if its window is closed or, without "make", if there is none.
- */
+/* The entry that a record is about; without "make" NULL if there is none. */
 static Entry *
 load_entry(Loader *loader, StringInfo in, bool make)
 {
 	GroupTable *table = loader->table;
 	MemoryContext old = MemoryContextSwitchTo(table->temp);
 	Window *window = window_get(table, record_read_name(table, in));
-	Entry *entry = NULL;
+	uint64 hash = keys_hash(table, table->probe, table->probe_nulls);
+	Entry *entry = entry_find(table, window, hash, table->probe, table->probe_nulls);
 
-	if (!window_is_closed(window, loader->closed))
+	if (entry == NULL && make)
 	{
-		uint64 hash = keys_hash(table, table->probe, table->probe_nulls);
-
-		entry = entry_find(table, window, hash, table->probe, table->probe_nulls);
-		if (entry == NULL && make)
+		entry = entry_create(table, window, hash, table->probe, table->probe_nulls);
+		if (loader->nstates == loader->max_states)
 		{
-			entry = entry_create(table, window, hash, table->probe, table->probe_nulls);
-			if (loader->nstates == loader->max_states)
-			{
-				loader->max_states = Max(1024, loader->max_states * 2);
-				loader->states = grow(loader, loader->states, sizeof(char *) * loader->max_states);
-			}
-			entry->touched = loader->nstates;
-			loader->states[loader->nstates++] = NULL;
-			window->logged = true;
+			loader->max_states = Max(1024, loader->max_states * 2);
+			loader->states = grow(loader, loader->states, sizeof(char *) * loader->max_states);
 		}
+		entry->touched = loader->nstates;
+		loader->states[loader->nstates++] = NULL;
+		window->logged = true;
 	}
 	MemoryContextSwitchTo(old);
 	MemoryContextReset(table->temp);
@@ -557,20 +549,16 @@ load_chunk(int64 seq, const char *data, Size len, void *arg)
 				bytes = in.data + in.cursor;
 				bytes_read(&in, &size, sizeof(size));
 				bytes_skip(&in, size);
-				if (entry != NULL)
-				{
-					loader->states[entry->touched] = bytes;
-					release_place(table, &entry->place);
-					set_place(table, &entry->place, chunk, in.cursor - start);
-				}
+				loader->states[entry->touched] = bytes;
+				release_place(table, &entry->place);
+				set_place(table, &entry->place, chunk, in.cursor - start);
 				break;
 			case RECORD_ROWS:
 				entry = load_entry(loader, &in, true);
 				bytes_read(&in, &position, sizeof(position));
 				bytes_read(&in, &size, sizeof(size));
 				bytes = bytes_skip(&in, size);
-				if (entry != NULL)
-					load_rows(loader, entry, chunk, position, bytes, size, in.cursor - start);
+				load_rows(loader, entry, chunk, position, bytes, size, in.cursor - start);
 				break;
 			case RECORD_FORGET:
 				chunk->forgets = true;
@@ -661,19 +649,18 @@ load_segments(Loader *loader)
 		if (rows->from != end)
 			record_damaged();
 		collected_append(rows->entry, rows->data, rows->len);
-		segment = add_segment(table, rows->entry, end, end + rows->len);
+		segment = add_segment(rows->entry, end, end + rows->len);
 		set_place(table, &segment->place, rows->place.chunk, rows->place.bytes);
 	}
 }
 
 /* Fill an empty table from the log. */
 void
-log_load(GroupTable *table, TimestampTz closed)
+log_load(GroupTable *table)
 {
 	Loader loader = {0};
 
 	loader.table = table;
-	loader.closed = closed;
 	loader.context =
 		AllocSetContextCreate(table->context, "velo state log", ALLOCSET_DEFAULT_SIZES);
 	state_chunk_scan(table->query, table->pipeline, load_chunk, &loader);

@@ -12,6 +12,8 @@
 #include "utils/datum.h"
 
 #define FIRST_SLOTS 16
+#define FIRST_ARENA_BLOCK 1024
+#define ARENA_BLOCK (64 * 1024)
 
 /* ------------------------------------------------------------------ windows */
 
@@ -76,6 +78,8 @@ window_init(GroupTable *table, Window *window)
 										   sizeof(HashSlot) * FIRST_SLOTS);
 	window->mask = FIRST_SLOTS - 1;
 	window->nentries = window->ngone = 0;
+	window->arena_left = 0;
+	window->arena_next = FIRST_ARENA_BLOCK;
 	window->cursor = 0;
 	window->changed.head = window->changed.tail = NULL;
 	window->unsaved.head = window->unsaved.tail = NULL;
@@ -269,14 +273,53 @@ enlarge(Window *window)
 	pfree(old);
 }
 
-/* A new group of a window, without transition values. */
+/*
+ * Memory for what stays as long as its window: without the allocator's headers and roundings, which would be nearly half
+ * of it.
+ */
+static void *
+window_alloc(Window *window, Size size)
+{
+	char *result;
+
+	size = MAXALIGN(size);
+	if (size > ARENA_BLOCK / 8)
+		return MemoryContextAllocHuge(window->context->ecxt_per_tuple_memory, size);
+	if (size > window->arena_left)
+	{
+		window->arena_left = Max(window->arena_next, size);
+		window->arena =
+			MemoryContextAlloc(window->context->ecxt_per_tuple_memory, window->arena_left);
+		window->arena_next = Min(window->arena_next * 2, ARENA_BLOCK);
+	}
+	result = window->arena;
+	window->arena += size;
+	window->arena_left -= size;
+	return result;
+}
+
+static Datum
+copy_key(Window *window, const Key *key, Datum value)
+{
+	Size size;
+	void *copy;
+
+	if (key->byval)
+		return value;
+	size = datumGetSize(value, false, key->typlen);
+	copy = window_alloc(window, size);
+	memcpy(copy, DatumGetPointer(value), size);
+	return PointerGetDatum(copy);
+}
+
+/* A new group of a window, without transition values.  Keys by reference must be detoasted. */
 Entry *
 entry_create(GroupTable *table, Window *window, uint64 hash, const Datum *keys, const bool *nulls)
 {
 	int nkeys = table->spec->nkeys;
-	MemoryContext old = MemoryContextSwitchTo(window->context->ecxt_per_tuple_memory);
-	Entry *entry = palloc0(table->entry_size);
+	Entry *entry = window_alloc(window, table->entry_size);
 
+	memset(entry, 0, table->entry_size);
 	entry->group.window = window->start;
 	entry->group.hash = hash;
 	entry->group.keys = (Datum *) ((char *) entry + table->keys_offset);
@@ -285,10 +328,9 @@ entry_create(GroupTable *table, Window *window, uint64 hash, const Datum *keys, 
 	{
 		entry->group.key_nulls[i] = nulls[i];
 		if (!nulls[i])
-			entry->group.keys[i] = datumCopy(keys[i], table->keys[i].byval, table->keys[i].typlen);
+			entry->group.keys[i] = copy_key(window, &table->keys[i], keys[i]);
 	}
 	entry->window = window;
-	MemoryContextSwitchTo(old);
 
 	if ((uint64) window->nentries >= (window->mask + 1) / 4 * 3)
 		enlarge(window);
@@ -399,11 +441,13 @@ group_table_destroy(GroupTable *table)
 }
 
 void
-group_table_load(GroupTable *table, TimestampTz closed)
+group_table_load(GroupTable *table)
 {
 	if (!table->shared)
-		log_load(table, closed);
+		log_load(table);
 	stored_refresh(table);
+	/* the query's lock isn't held here: ask again when it is */
+	table->refreshed = !table->shared;
 }
 
 /* ------------------------------------------------------------------ rows into groups */
@@ -490,12 +534,9 @@ group_table_global(GroupTable *table)
 }
 
 void
-group_touch(GroupTable *table, StateGroup *group)
+group_touch(GroupTable *table pg_attribute_unused(), StateGroup *group)
 {
-	Entry *entry = (Entry *) group;
-
-	Assert(entry->window != NULL && table->spec->nkeys >= 0);
-	entry_unsaved(entry);
+	entry_unsaved((Entry *) group);
 }
 
 /* ------------------------------------------------------------------ what changed, what closes */

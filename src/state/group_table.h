@@ -181,6 +181,9 @@ struct Window
 	TimestampTz end;
 	TimestampTz close;    /* end + grace */
 	ExprContext *context; /* its per-tuple memory holds all of the window */
+	char *arena;          /* free memory for entries and their keys */
+	Size arena_left;
+	Size arena_next; /* size of the next piece of it */
 	HashSlot *slots;
 	uint64 mask; /* number of slots - 1 */
 	int64 nentries;
@@ -311,7 +314,7 @@ extern char *bytes_skip(StringInfo in, Size len);
 
 /* checkpoint.c */
 extern void log_init(GroupTable *table);
-extern void log_load(GroupTable *table, TimestampTz closed);
+extern void log_load(GroupTable *table);
 extern void log_checkpoint(GroupTable *table);
 extern void log_forget(GroupTable *table, Entry *entry);
 extern void log_forget_window(GroupTable *table, Window *window);

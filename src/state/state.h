@@ -150,8 +150,8 @@ extern GroupTable *group_table_create(const GroupingSpec *spec, Oid query, int p
 									  int memory_kb, bool shared);
 extern void group_table_destroy(GroupTable *table);
 
-/* Read the last checkpoint.  Groups of windows closed by "closed" (windows with end + grace <= closed) are skipped. */
-extern void group_table_load(GroupTable *table, TimestampTz closed);
+/* Read the last checkpoint.  Once, into an empty table, before anything else. */
+extern void group_table_load(GroupTable *table);
 
 /*
  * Apply rows in order.  Sets rows->late[].  A row is late when none of its windows has end + grace > its watermark, or
