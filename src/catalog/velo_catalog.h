@@ -138,11 +138,12 @@ typedef struct QueryInfo
 	char *plain_name; /* the name itself, neither quoted nor qualified */
 	int64 grace;      /* microseconds, as the text or the setting said at creation */
 	Jsonb *own_options;
-	int pipelines_wanted;       /* 0: not said, so decided at the first contact with the broker */
-	TimestampTz advanced;       /* event time is at least this; DT_NOBEGIN: not advanced by hand */
-	TimestampTz created_at;     /* transaction time */
-	const char *paused_because; /* why a query that was running elsewhere is found paused, or NULL */
-	bool in_progress;           /* the running transaction made or changed it */
+	int pipelines_wanted;   /* 0: not said, so decided at the first contact with the broker */
+	TimestampTz advanced;   /* event time is at least this; DT_NOBEGIN: not advanced by hand */
+	TimestampTz created_at; /* transaction time */
+	const char
+		*paused_because; /* why a query that was running elsewhere is found paused, or NULL */
+	bool in_progress;    /* the running transaction made or changed it */
 } QueryInfo;
 
 /* What is committed about one partition of one stream of a query. */

@@ -141,7 +141,7 @@ input_plan_run(InputPlan *input, BatchSet *set, InputRows *rows)
 		if (TupIsNull(slot))
 			break;
 		if (rows->nrows == rows->capacity)
-			input_rows_reserve(rows, rows->capacity * 2);
+			input_rows_reserve(rows, rows->nrows + 1);
 		old = MemoryContextSwitchTo(rows->context);
 		append_row(input, set, slot, rows);
 		MemoryContextSwitchTo(old);

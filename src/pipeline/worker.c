@@ -133,7 +133,7 @@ load_groups(Pipeline *pipeline)
 		group_table_create(pipeline->plan->grouped->grouping, pipeline->id, pipeline->number,
 						   pipeline->query->options.pipeline_memory, pipeline->query->merged);
 	MemoryContextSwitchTo(old);
-	group_table_load(pipeline->groups, pipeline->closed);
+	group_table_load(pipeline->groups);
 }
 
 static int64
