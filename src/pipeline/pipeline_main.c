@@ -84,19 +84,26 @@ prepare(const PipelineStart *start)
 	return ready;
 }
 
-/* Record the error, unless the query has changed or gone: then that was the reason. */
+/* Record the error and log it, unless the query has changed or gone: then that was the reason. */
 static void
 record_error(const PipelineStart *start, ErrorData *error)
 {
 	QueryInfo *query;
+	bool concerned;
 
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
 	query = query_get(start->query);
-	if (query != NULL && query->generation == start->generation)
+	concerned = query != NULL && query->generation == start->generation;
+	if (concerned)
 		query_set_error(start->query, error, query_next_attempt(start->query, start->pipeline));
 	PopActiveSnapshot();
 	CommitTransactionCommand();
+	if (concerned)
+	{
+		error->elevel = WARNING;
+		ThrowErrorData(error);
+	}
 }
 
 void
@@ -135,7 +142,6 @@ velo_pipeline_main(Datum arg)
 		MemoryContextSwitchTo(TopMemoryContext);
 		error = CopyErrorData();
 		HOLD_INTERRUPTS();
-		EmitErrorReport();
 		AbortOutOfAnyTransaction();
 		FlushErrorState();
 		RESUME_INTERRUPTS();

@@ -126,6 +126,9 @@ load_groups(Pipeline *pipeline)
 	if (pipeline->groups != NULL)
 		group_table_destroy(pipeline->groups);
 	pipeline->groups = NULL;
+	if (pipeline->groups_context != NULL && pipeline->groups_context != pipeline->plan_context)
+		MemoryContextDelete(pipeline->groups_context);
+	pipeline->groups_context = pipeline->plan_context;
 	if (pipeline->plan->grouped == NULL)
 		return;
 	old = MemoryContextSwitchTo(pipeline->context);

@@ -26,7 +26,7 @@ my $first_seed = $ENV{VELO_SEED} // int(time) % 1_000_000_000;
 my $second = 1_000_000;    # event times are in microseconds
 
 my $kafka = Velo::Kafka->new;
-my $pg = Velo::Server->new(conf => {TimeZone => 'UTC', 'velo.retry_max_delay' => '500 ms'});
+my $pg = Velo::Server->new(conf => {TimeZone => 'UTC', 'velo.retry_max_delay' => '500 ms', 'backtrace_functions' => 'record_damaged'});
 
 sub pick { return $_[ int rand @_ ] }
 sub chance { return rand() < $_[0] }
