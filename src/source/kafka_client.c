@@ -375,19 +375,16 @@ kafka_clean_text(char *dst, Size size, const char *src)
 void
 kafka_error(const KafkaClient *client, rd_kafka_resp_err_t err, const char *doing)
 {
-	SourceTrouble trouble =
-		client->trouble == SOURCE_NOT_AUTHORIZED ? SOURCE_NOT_AUTHORIZED : kafka_trouble_of(err);
-
-	if (trouble == SOURCE_UNREACHABLE)
+	if (client->trouble == SOURCE_NOT_AUTHORIZED)
+		ereport(ERROR, errcode(ERRCODE_INVALID_AUTHORIZATION_SPECIFICATION),
+				errmsg("Kafka broker \"%s\" refused the connection", client->brokers),
+				errdetail("%s.", client->message));
+	if (kafka_trouble_of(err) == SOURCE_UNREACHABLE)
 		ereport(ERROR, errcode(ERRCODE_SQLCLIENT_UNABLE_TO_ESTABLISH_SQLCONNECTION),
 				errmsg("could not connect to Kafka broker \"%s\"", client->brokers),
 				client->message[0] != '\0' ? errdetail("%s.", client->message)
 										   : errdetail("It did not answer in time."));
-	ereport(ERROR,
-			errcode(client->trouble == SOURCE_NOT_AUTHORIZED
-						? ERRCODE_INVALID_AUTHORIZATION_SPECIFICATION
-						: kafka_sqlstate_of(err)),
+	ereport(ERROR, errcode(kafka_sqlstate_of(err)),
 			errmsg("could not %s: %s", doing, rd_kafka_err2str(err)),
-			client->message[0] != '\0' ? errdetail("%s.", client->message)
-									   : errdetail("The Kafka broker is \"%s\".", client->brokers));
+			errdetail("The Kafka broker is \"%s\".", client->brokers));
 }

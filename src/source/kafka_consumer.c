@@ -70,7 +70,8 @@ struct Source
 	TimestampTz offsets_checked_at;
 
 	/* for wake_fetcher() */
-	bool fetcher_sleeps; /* this librdkafka knows no fetch.queue.backoff.ms */
+	bool fetcher_sleeps;  /* this librdkafka knows no fetch.queue.backoff.ms */
+	bool fetcher_stopped; /* the queue was full since it was woken */
 	TimestampTz fetcher_woken_at;
 	char *username;
 	char *password;
@@ -85,8 +86,7 @@ struct Source
 	int64 queue_high_water;
 	int64 backpressure_events;
 	bool queue_full;
-	int64 records_seen;
-	int64 bytes_seen; /* of values */
+	int64 value_size; /* of late, in bytes */
 };
 
 static void commit_group(Source *source);
@@ -436,12 +436,15 @@ wake_fetcher(Source *source, TimestampTz now)
 {
 	SourceStats stats;
 
+	/* the capacity is an estimate, so a fetcher may also have stopped without our noticing */
 	if (!source->fetcher_sleeps ||
-		!TimestampDifferenceExceeds(source->fetcher_woken_at, now, WAKE_FETCHER_INTERVAL))
+		(!source->fetcher_stopped &&
+		 !TimestampDifferenceExceeds(source->fetcher_woken_at, now, WAKE_FETCHER_INTERVAL)))
 		return;
 	source_stats(source, &stats);
 	if (stats.queue_depth > stats.queue_capacity / 2)
 		return;
+	source->fetcher_stopped = false;
 	source->fetcher_woken_at = now;
 	(void) rd_kafka_sasl_set_credentials(source->client->rk, source->username, source->password);
 }
@@ -458,12 +461,15 @@ measure_queue(Source *source)
 	if (depth >= stats.queue_capacity && !source->queue_full)
 		source->backpressure_events++;
 	source->queue_full = depth >= stats.queue_capacity;
+	if (depth >= stats.queue_capacity / 4 * 3)
+		source->fetcher_stopped = true;
 }
 
 int
 source_poll(Source *source, RecordBatch *batch, int max, Size max_bytes)
 {
 	Size bytes = 0;
+	Size value_bytes = 0;
 	int taken = 0;
 	TimestampTz now;
 	uint64 wakeups;
@@ -531,7 +537,7 @@ source_poll(Source *source, RecordBatch *batch, int max, Size max_bytes)
 			record->handle = message;
 			source->partitions[index].position = message->offset + 1;
 			bytes += message->len + message->key_len;
-			source->bytes_seen += message->len;
+			value_bytes += message->len;
 			taken++;
 		}
 		if (n < chunk)
@@ -544,7 +550,7 @@ source_poll(Source *source, RecordBatch *batch, int max, Size max_bytes)
 	now = GetCurrentTimestamp();
 	if (taken > 0)
 	{
-		source->records_seen += taken;
+		source->value_size = (3 * source->value_size + value_bytes / taken) / 4;
 		source->client->trouble = SOURCE_FINE;
 		batch->nrecords += taken;
 		wake_fetcher(source, now);
@@ -602,14 +608,13 @@ source_trouble(Source *source, const char **message)
 void
 source_stats(Source *source, SourceStats *stats)
 {
-	/* values only, as librdkafka counts them for its limit */
-	int64 size = source->records_seen > 0 ? source->bytes_seen / source->records_seen : 0;
-
 	stats->queue_depth = rd_kafka_queue_length(source->queue);
-	stats->queue_capacity = Min(source->queue_limit, source->queue_bytes_limit / Max(size, 1));
+	/* librdkafka's limit in bytes counts values only */
+	stats->queue_capacity =
+		Min(source->queue_limit, source->queue_bytes_limit / Max(source->value_size, 1));
 	stats->queue_high_water = Max(source->queue_high_water, stats->queue_depth);
 	stats->backpressure_events = source->backpressure_events;
-	stats->queue_bytes = stats->queue_depth * size;
+	stats->queue_bytes = stats->queue_depth * source->value_size;
 }
 
 void
