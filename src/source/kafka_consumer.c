@@ -584,7 +584,10 @@ SourceTrouble
 source_trouble(Source *source, const char **message)
 {
 	SourceTrouble trouble;
+	const char *ignored;
 
+	if (message == NULL)
+		message = &ignored;
 	*message = NULL;
 	if (source->ntroubles > 0)
 	{

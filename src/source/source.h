@@ -72,6 +72,7 @@ extern void source_release(Source *source);
 extern int source_wakeup_fd(Source *source);
 
 extern SourcePartition *source_partitions(Source *source, int *npartitions);
+/* What keeps the source from reading now; *message is for the user and lives until the next call (may be NULL). */
 extern SourceTrouble source_trouble(Source *source, const char **message);
 extern void source_stats(Source *source, SourceStats *stats);
 
