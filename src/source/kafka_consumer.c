@@ -191,7 +191,8 @@ source_open(const StreamInfo *stream, const char *group_id, const SourcePartitio
 		{"client.id", "velo"},
 		{"sasl.mechanisms", "PLAIN"},
 		{"check.crcs", "true"},
-		{"fetch.wait.max.ms", kafka_is_dev_broker(stream->brokers) ? "5" : "100"},
+		/* the mock answers a fetch at the end of the log only after this time, Kafka when records come */
+		{"fetch.wait.max.ms", kafka_is_dev_broker(stream->brokers) ? "10" : "100"},
 		{"fetch.queue.backoff.ms", "5"},
 		{"reconnect.backoff.max.ms", "2000"},
 		{"topic.metadata.propagation.max.ms", "2000"},
