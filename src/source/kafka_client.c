@@ -57,6 +57,47 @@ clients_at_exit(int code pg_attribute_unused(), Datum arg pg_attribute_unused())
 		client_shutdown(dlist_container(KafkaClient, link, dlist_head_node(&open_clients)));
 }
 
+/*
+ * Note an error of the connection or the topic, for kafka_client_trouble().  Those about a topic come to
+ * librdkafka's error callback, for they are in the consumer's queue; but it is called by whoever polls that
+ * queue, so not in another thread.  Must not throw.
+ */
+static void
+note_error(rd_kafka_t *rk, int code, const char *reason, void *opaque)
+{
+	KafkaClient *client = opaque;
+	rd_kafka_resp_err_t err = (rd_kafka_resp_err_t) code;
+	char fatal[400];
+
+	switch (err)
+	{
+		case RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN:
+			if (client->trouble == SOURCE_FINE)
+				client->trouble = SOURCE_UNREACHABLE;
+			/* the broker's own error came just before and says more */
+			if (client->message[0] != '\0')
+				return;
+			break;
+		case RD_KAFKA_RESP_ERR__TRANSPORT:
+		case RD_KAFKA_RESP_ERR__RESOLVE:
+		case RD_KAFKA_RESP_ERR__TIMED_OUT:
+			/* one broker: no trouble as long as another one answers */
+			break;
+		case RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED:
+			/* the group only shows our offsets to others */
+			return;
+		case RD_KAFKA_RESP_ERR__FATAL:
+			client->trouble = SOURCE_FAILED;
+			(void) rd_kafka_fatal_error(rk, fatal, sizeof(fatal));
+			reason = fatal;
+			break;
+		default:
+			client->trouble = kafka_trouble_of(err);
+			break;
+	}
+	kafka_clean_text(client->message, sizeof(client->message), reason);
+}
+
 /* Returns false, with the reason in errstr, if librdkafka refuses one of the properties. */
 static bool
 configure(rd_kafka_conf_t *conf, const StreamInfo *stream, const KafkaSetting *defaults,
@@ -125,6 +166,8 @@ kafka_client_open(rd_kafka_type_t type, const StreamInfo *stream, const KafkaSet
 	MemoryContextRegisterResetCallback(context, &client->callback);
 
 	conf = rd_kafka_conf_new();
+	rd_kafka_conf_set_opaque(conf, client);
+	rd_kafka_conf_set_error_cb(conf, note_error);
 	if (configure(conf, stream, defaults, owned, errstr, sizeof(errstr)))
 	{
 		/* librdkafka's threads inherit the mask: no signal handler of PostgreSQL's may run in them */
@@ -167,55 +210,14 @@ log_event(rd_kafka_event_t *event)
 	int elevel;
 
 	rd_kafka_event_log(event, &facility, &text, &level);
-	/* warnings about properties that concern the other kind of client only: we set them on both */
-	if (strcmp(facility, "CONFWARN") == 0)
-		level = LOG_DEBUG;
+	/* lost connections come as errors, too; and we set properties on clients of either kind */
+	if (strcmp(facility, "FAIL") == 0 || strcmp(facility, "CONFWARN") == 0)
+		level = LOG_INFO;
 	kafka_clean_text(line, sizeof(line), text);
 	rd_kafka_event_destroy(event);
 
 	elevel = level <= LOG_ERR ? LOG : (level < LOG_DEBUG ? DEBUG1 : DEBUG2);
 	ereport(elevel, errmsg("librdkafka: %s", line));
-}
-
-/* Note an error of the connection, for kafka_client_trouble(). */
-static void
-error_event(KafkaClient *client, rd_kafka_event_t *event)
-{
-	rd_kafka_resp_err_t err = rd_kafka_event_error(event);
-	char fatal[400];
-	SourceTrouble trouble;
-
-	switch (err)
-	{
-		case RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN:
-			/* the reason came with the broker's own error, just before */
-			if (client->trouble == SOURCE_FINE)
-				client->trouble = SOURCE_UNREACHABLE;
-			if (client->message[0] == '\0')
-				kafka_clean_text(client->message, sizeof(client->message),
-								 rd_kafka_event_error_string(event));
-			return;
-		case RD_KAFKA_RESP_ERR__TRANSPORT:
-		case RD_KAFKA_RESP_ERR__RESOLVE:
-		case RD_KAFKA_RESP_ERR__TIMED_OUT:
-			/* one broker: no trouble as long as another one answers */
-			trouble = client->trouble;
-			break;
-		case RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED:
-			/* the group only shows our offsets to others */
-			trouble = client->trouble;
-			break;
-		case RD_KAFKA_RESP_ERR__FATAL:
-			err = rd_kafka_fatal_error(client->rk, fatal, sizeof(fatal));
-			client->trouble = SOURCE_FAILED;
-			kafka_clean_text(client->message, sizeof(client->message), fatal);
-			return;
-		default:
-			trouble = kafka_trouble_of(err);
-			break;
-	}
-	client->trouble = trouble;
-	kafka_clean_text(client->message, sizeof(client->message), rd_kafka_event_error_string(event));
 }
 
 bool
@@ -233,7 +235,8 @@ kafka_client_serve(KafkaClient *client, int timeout_ms)
 				log_event(event); /* destroys it: it may throw */
 				continue;
 			case RD_KAFKA_EVENT_ERROR:
-				error_event(client, event);
+				note_error(client->rk, rd_kafka_event_error(event),
+						   rd_kafka_event_error_string(event), client);
 				break;
 			default:
 				if (client->on_event != NULL)
@@ -372,19 +375,16 @@ kafka_clean_text(char *dst, Size size, const char *src)
 void
 kafka_error(const KafkaClient *client, rd_kafka_resp_err_t err, const char *doing)
 {
-	SourceTrouble trouble =
-		client->trouble == SOURCE_NOT_AUTHORIZED ? SOURCE_NOT_AUTHORIZED : kafka_trouble_of(err);
-
-	if (trouble == SOURCE_UNREACHABLE)
+	if (client->trouble == SOURCE_NOT_AUTHORIZED)
+		ereport(ERROR, errcode(ERRCODE_INVALID_AUTHORIZATION_SPECIFICATION),
+				errmsg("Kafka broker \"%s\" refused the connection", client->brokers),
+				errdetail("%s.", client->message));
+	if (kafka_trouble_of(err) == SOURCE_UNREACHABLE)
 		ereport(ERROR, errcode(ERRCODE_SQLCLIENT_UNABLE_TO_ESTABLISH_SQLCONNECTION),
 				errmsg("could not connect to Kafka broker \"%s\"", client->brokers),
 				client->message[0] != '\0' ? errdetail("%s.", client->message)
 										   : errdetail("It did not answer in time."));
-	ereport(ERROR,
-			errcode(client->trouble == SOURCE_NOT_AUTHORIZED
-						? ERRCODE_INVALID_AUTHORIZATION_SPECIFICATION
-						: kafka_sqlstate_of(err)),
+	ereport(ERROR, errcode(kafka_sqlstate_of(err)),
 			errmsg("could not %s: %s", doing, rd_kafka_err2str(err)),
-			client->message[0] != '\0' ? errdetail("%s.", client->message)
-									   : errdetail("The Kafka broker is \"%s\".", client->brokers));
+			errdetail("The Kafka broker is \"%s\".", client->brokers));
 }

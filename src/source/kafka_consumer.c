@@ -32,6 +32,12 @@
 /* How often the offsets of partitions without new records are looked at, in ms */
 #define OFFSETS_INTERVAL 500
 
+/* How often a fetcher that sleeps because the queue was full is looked after, in ms */
+#define WAKE_FETCHER_INTERVAL 5
+
+/* Waits of 20 ms for the consumer group's answer before the source closes */
+#define GROUP_COMMIT_WAITS 10
+
 /* What only the source itself knows of a partition */
 typedef struct PartitionState
 {
@@ -63,6 +69,13 @@ struct Source
 	int wakeup_fd;
 	TimestampTz offsets_checked_at;
 
+	/* for wake_fetcher() */
+	bool fetcher_sleeps;  /* this librdkafka knows no fetch.queue.backoff.ms */
+	bool fetcher_stopped; /* the queue was full since it was woken */
+	TimestampTz fetcher_woken_at;
+	char *username;
+	char *password;
+
 	int64 *group_offsets;  /* to tell the consumer group; -1: nothing */
 	bool group_wanted;     /* there are some */
 	bool group_committing; /* librdkafka is about it */
@@ -73,8 +86,7 @@ struct Source
 	int64 queue_high_water;
 	int64 backpressure_events;
 	bool queue_full;
-	int64 records_seen;
-	int64 bytes_seen; /* of values */
+	int64 value_size; /* of late, in bytes */
 };
 
 static void commit_group(Source *source);
@@ -87,6 +99,17 @@ source_give_back(void *owner)
 	Source *source = owner;
 
 	source_release(source);
+
+	/* the handle closes at once when a commit to the group has its answer, else with librdkafka's next second */
+	for (int i = 0; source->group_committing && i < GROUP_COMMIT_WAITS; i++)
+	{
+		rd_kafka_event_t *event = rd_kafka_queue_poll(source->client->events, 20);
+
+		if (rd_kafka_event_type(event) == RD_KAFKA_EVENT_OFFSET_COMMIT)
+			source->group_committing = false;
+		rd_kafka_event_destroy(event);
+	}
+
 	if (source->queue != NULL)
 	{
 		/* no more wake-ups into a closed descriptor */
@@ -142,18 +165,34 @@ assign(Source *source)
 		kafka_error(source->client, err, "read from Kafka");
 }
 
+/* A property of the client as it is in effect, palloc'd; "" where it has none. */
+static char *
+client_property(KafkaClient *client, const char *name)
+{
+	const rd_kafka_conf_t *conf = rd_kafka_conf(client->rk);
+	size_t size = 0;
+	char *value;
+
+	if (rd_kafka_conf_get(conf, name, NULL, &size) != RD_KAFKA_CONF_OK)
+		return pstrdup("");
+	value = palloc(size);
+	rd_kafka_conf_get(conf, name, value, &size);
+	return value;
+}
+
 Source *
 source_open(const StreamInfo *stream, const char *group_id, const SourcePartition *partitions,
 			int npartitions, int queue_kb)
 {
 	char kbytes[16];
 	char messages[16];
-	int64 limit = Min(Max((int64) queue_kb * 1024 / QUEUED_MESSAGE_OVERHEAD, 1000), 10000000);
+	int64 half = Max((int64) queue_kb, 1024) * 1024 / 2; /* of values; of overhead */
 	KafkaSetting defaults[] = {
 		{"client.id", "velo"},
 		{"sasl.mechanisms", "PLAIN"},
 		{"check.crcs", "true"},
-		{"fetch.wait.max.ms", kafka_is_dev_broker(stream->brokers) ? "5" : "100"},
+		/* the mock answers a fetch at the end of the log only after this time, Kafka when records come */
+		{"fetch.wait.max.ms", kafka_is_dev_broker(stream->brokers) ? "10" : "100"},
 		{"fetch.queue.backoff.ms", "5"},
 		{"reconnect.backoff.max.ms", "2000"},
 		{"topic.metadata.propagation.max.ms", "2000"},
@@ -181,9 +220,9 @@ source_open(const StreamInfo *stream, const char *group_id, const SourcePartitio
 	Source *source;
 	int32 max_partition = -1;
 
-	queue_kb = Max(queue_kb, 1024);
-	snprintf(kbytes, sizeof(kbytes), "%d", Min(queue_kb, 2097151));
-	snprintf(messages, sizeof(messages), INT64_FORMAT, limit);
+	snprintf(kbytes, sizeof(kbytes), INT64_FORMAT, Min(half / 1024, 2097151));
+	snprintf(messages, sizeof(messages), INT64_FORMAT,
+			 Min(half / QUEUED_MESSAGE_OVERHEAD, 10000000));
 
 	client = kafka_client_open(RD_KAFKA_CONSUMER, stream, defaults, owned);
 	oldcontext = MemoryContextSwitchTo(client->context);
@@ -192,8 +231,8 @@ source_open(const StreamInfo *stream, const char *group_id, const SourcePartitio
 	source->client = client;
 	source->topic = pstrdup(stream->topic);
 	source->wakeup_fd = -1;
-	source->queue_limit = limit;
-	source->queue_bytes_limit = (int64) queue_kb * 1024;
+	source->queue_limit = half / QUEUED_MESSAGE_OVERHEAD;
+	source->queue_bytes_limit = half;
 	client->owner = source;
 	client->before_close = source_give_back;
 	client->on_event = source_on_event;
@@ -238,6 +277,13 @@ source_open(const StreamInfo *stream, const char *group_id, const SourcePartitio
 	source->queue = rd_kafka_queue_get_consumer(client->rk);
 	rd_kafka_queue_io_event_enable(source->queue, source->wakeup_fd, &wakeup, sizeof(wakeup));
 	rd_kafka_queue_io_event_enable(client->events, source->wakeup_fd, &wakeup, sizeof(wakeup));
+
+	source->fetcher_sleeps =
+		source_property_kind("fetch.queue.backoff.ms", NULL) == PROPERTY_UNKNOWN;
+	oldcontext = MemoryContextSwitchTo(client->context);
+	source->username = client_property(client, "sasl.username");
+	source->password = client_property(client, "sasl.password");
+	MemoryContextSwitchTo(oldcontext);
 
 	assign(source);
 	return source;
@@ -301,15 +347,36 @@ handle_error(Source *source, const rd_kafka_message_t *message)
 		snprintf(reason, sizeof(reason),
 				 "offset " INT64_FORMAT " of partition %d of topic \"%s\" is not in the log",
 				 message->offset >= 0 ? message->offset : p->position, p->partition, source->topic);
-	else if (trouble == SOURCE_NO_TOPIC)
-		snprintf(reason, sizeof(reason), "partition %d of topic \"%s\" does not exist",
-				 p->partition, source->topic);
 	else
 		snprintf(reason, sizeof(reason), "partition %d of topic \"%s\": %s", p->partition,
 				 source->topic, text);
 
 	if (trouble != SOURCE_FINE || source->states[index].trouble != SOURCE_FINE)
 		set_partition_trouble(source, index, trouble, trouble != SOURCE_FINE ? reason : NULL);
+}
+
+/*
+ * librdkafka tells that a topic or partition does not exist as an error of the client, which names the
+ * partition at the start of its text.  Make it the partition's trouble, so that another one's records don't
+ * hide it.
+ */
+static void
+note_missing_partition(Source *source)
+{
+	KafkaClient *client = source->client;
+	Size len = strlen(source->topic);
+	char reason[512];
+	int partition;
+
+	if (strncmp(client->message, source->topic, len) != 0 ||
+		sscanf(client->message + len, " [%d]:", &partition) != 1 || partition < 0 ||
+		partition >= source->nindex_of || source->index_of[partition] < 0)
+		return;
+	snprintf(reason, sizeof(reason), "topic \"%s\" does not exist or has no partition %d",
+			 source->topic, partition);
+	set_partition_trouble(source, source->index_of[partition], SOURCE_NO_TOPIC, reason);
+	client->trouble = SOURCE_FINE;
+	client->message[0] = '\0';
 }
 
 /* A partition in trouble delivers again.  false: too late, for what librdkafka failed to read is missing. */
@@ -327,9 +394,8 @@ partition_recovered(Source *source, int index)
 
 /* Bring low, end and at_end of the partitions up to date: of all now and then, else of those that moved. */
 static void
-refresh_offsets(Source *source)
+refresh_offsets(Source *source, TimestampTz now)
 {
-	TimestampTz now = GetCurrentTimestamp();
 	bool all = TimestampDifferenceExceeds(source->offsets_checked_at, now, OFFSETS_INTERVAL);
 
 	if (all)
@@ -359,6 +425,31 @@ refresh_offsets(Source *source)
 	}
 }
 
+/*
+ * Wake librdkafka's fetching threads once there is room in the queue again.
+ *
+ * Before 2.2 a fetcher that found the queue full sleeps for a second, which makes a reader that is slower than
+ * the fetcher, as ours is under load, three to ten times slower still.  Setting the SASL credentials, to what
+ * they are, is the one harmless call that makes all those threads look again.
+ */
+static void
+wake_fetcher(Source *source, TimestampTz now)
+{
+	SourceStats stats;
+
+	/* the capacity is an estimate, so a fetcher may also have stopped without our noticing */
+	if (!source->fetcher_sleeps ||
+		(!source->fetcher_stopped &&
+		 !TimestampDifferenceExceeds(source->fetcher_woken_at, now, WAKE_FETCHER_INTERVAL)))
+		return;
+	source_stats(source, &stats);
+	if (stats.queue_depth > stats.queue_capacity / 2)
+		return;
+	source->fetcher_stopped = false;
+	source->fetcher_woken_at = now;
+	(void) rd_kafka_sasl_set_credentials(source->client->rk, source->username, source->password);
+}
+
 /* Look at the fetch queue; called before a poll empties it. */
 static void
 measure_queue(Source *source)
@@ -371,13 +462,17 @@ measure_queue(Source *source)
 	if (depth >= stats.queue_capacity && !source->queue_full)
 		source->backpressure_events++;
 	source->queue_full = depth >= stats.queue_capacity;
+	if (depth >= stats.queue_capacity / 4 * 3)
+		source->fetcher_stopped = true;
 }
 
 int
 source_poll(Source *source, RecordBatch *batch, int max, Size max_bytes)
 {
 	Size bytes = 0;
+	Size value_bytes = 0;
 	int taken = 0;
+	TimestampTz now;
 	uint64 wakeups;
 
 	batch->headers = kafka_headers;
@@ -443,20 +538,25 @@ source_poll(Source *source, RecordBatch *batch, int max, Size max_bytes)
 			record->handle = message;
 			source->partitions[index].position = message->offset + 1;
 			bytes += message->len + message->key_len;
-			source->bytes_seen += message->len;
+			value_bytes += message->len;
 			taken++;
 		}
 		if (n < chunk)
 			break;
 	}
 
+	if (source->client->trouble == SOURCE_NO_TOPIC)
+		note_missing_partition(source);
+
+	now = GetCurrentTimestamp();
 	if (taken > 0)
 	{
-		source->records_seen += taken;
+		source->value_size = (3 * source->value_size + value_bytes / taken) / 4;
 		source->client->trouble = SOURCE_FINE;
 		batch->nrecords += taken;
+		wake_fetcher(source, now);
 	}
-	refresh_offsets(source);
+	refresh_offsets(source, now);
 	return taken;
 }
 
@@ -486,7 +586,10 @@ SourceTrouble
 source_trouble(Source *source, const char **message)
 {
 	SourceTrouble trouble;
+	const char *ignored;
 
+	if (message == NULL)
+		message = &ignored;
 	*message = NULL;
 	if (source->ntroubles > 0)
 	{
@@ -510,14 +613,13 @@ source_trouble(Source *source, const char **message)
 void
 source_stats(Source *source, SourceStats *stats)
 {
-	/* values only, as librdkafka counts them for its limit */
-	int64 size = source->records_seen > 0 ? source->bytes_seen / source->records_seen : 0;
-
 	stats->queue_depth = rd_kafka_queue_length(source->queue);
-	stats->queue_capacity = Min(source->queue_limit, source->queue_bytes_limit / Max(size, 1));
+	/* librdkafka's limit in bytes counts values only */
+	stats->queue_capacity =
+		Min(source->queue_limit, source->queue_bytes_limit / Max(source->value_size, 1));
 	stats->queue_high_water = Max(source->queue_high_water, stats->queue_depth);
 	stats->backpressure_events = source->backpressure_events;
-	stats->queue_bytes = stats->queue_depth * size;
+	stats->queue_bytes = stats->queue_depth * source->value_size;
 }
 
 void
@@ -546,7 +648,8 @@ commit_group(Source *source)
 	}
 	source->group_wanted = false;
 	source->group_committing =
-		list->cnt > 0 && rd_kafka_commit(source->client->rk, list, 1) == RD_KAFKA_RESP_ERR_NO_ERROR;
+		list->cnt > 0 && rd_kafka_commit_queue(source->client->rk, list, source->client->events,
+											   NULL, NULL) == RD_KAFKA_RESP_ERR_NO_ERROR;
 	rd_kafka_topic_partition_list_destroy(list);
 }
 

@@ -150,6 +150,7 @@ producer_send(Producer *producer, int32 partition, const char *key, Size key_len
 	int64 ms = 0; /* librdkafka's clock */
 	rd_kafka_resp_err_t err;
 
+	CHECK_FOR_INTERRUPTS();
 	check_failures(producer);
 	if (partition != -1 && (partition < 0 || partition >= producer->npartitions))
 		ereport(ERROR, errcode(ERRCODE_INVALID_PARAMETER_VALUE),

@@ -153,14 +153,11 @@ static bool
 property_exists(const char *name)
 {
 	rd_kafka_conf_t *conf = rd_kafka_conf_new();
-	rd_kafka_topic_conf_t *topic_conf = rd_kafka_topic_conf_new();
-	size_t size = 0;
 	bool exists;
 
-	exists = rd_kafka_conf_get(conf, name, NULL, &size) != RD_KAFKA_CONF_UNKNOWN ||
-			 rd_kafka_topic_conf_get(topic_conf, name, NULL, &size) != RD_KAFKA_CONF_UNKNOWN;
+	/* no value means: its default */
+	exists = rd_kafka_conf_set(conf, name, NULL, NULL, 0) != RD_KAFKA_CONF_UNKNOWN;
 	rd_kafka_conf_destroy(conf);
-	rd_kafka_topic_conf_destroy(topic_conf);
 	return exists;
 }
 

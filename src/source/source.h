@@ -80,6 +80,7 @@ source_caught_up(const SourcePartition *partition)
 
 /* The array is the source's; npartitions may be NULL. */
 extern SourcePartition *source_partitions(Source *source, int *npartitions);
+/* What keeps the source from reading now; *message is for the user and lives until the next call (may be NULL). */
 extern SourceTrouble source_trouble(Source *source, const char **message);
 extern void source_stats(Source *source, SourceStats *stats);
 
