@@ -28,7 +28,8 @@
 
 /*
  * Must the input rows of an aggregate be kept, because its transition state can't be checkpointed, combined or
- * continued after the final function?
+ * continued after the final function?  The number of an anonymous record's type, which its values carry, is good for
+ * one process only, so states made of such values can't be checkpointed either.
  */
 bool
 aggregate_is_collected(const Aggref *aggref)
@@ -37,7 +38,8 @@ aggregate_is_collected(const Aggref *aggref)
 	Form_pg_aggregate form;
 	bool result;
 
-	if (aggref->aggdistinct != NIL || aggref->aggorder != NIL || aggref->aggkind != AGGKIND_NORMAL)
+	if (aggref->aggdistinct != NIL || aggref->aggorder != NIL ||
+		aggref->aggkind != AGGKIND_NORMAL || list_member_oid(aggref->aggargtypes, RECORDOID))
 		return true;
 
 	tuple = SearchSysCache1(AGGFNOID, ObjectIdGetDatum(aggref->aggfnoid));

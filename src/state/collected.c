@@ -8,7 +8,9 @@
 #include "state/group_table.h"
 
 #include "access/htup_details.h"
-#include "utils/datum.h"
+#include "catalog/pg_type.h"
+#include "funcapi.h"
+#include "utils/typcache.h"
 
 #define FIRST_BLOCK 256
 #define LAST_BLOCK (64 * 1024)
@@ -22,9 +24,122 @@ collected_init(GroupTable *table)
 	table->collected_desc = CreateTemplateTupleDesc(spec->ncollected);
 	table->collected_values = palloc(sizeof(Datum) * Max(spec->ncollected, 1));
 	table->collected_nulls = palloc(sizeof(bool) * Max(spec->ncollected, 1));
+	table->collected_record = palloc0(sizeof(bool) * Max(spec->ncollected, 1));
 	for (int i = 0; i < spec->ncollected; i++)
+	{
 		TupleDescCopyEntry(table->collected_desc, i + 1, spec->input, spec->collected[i] + 1);
+		if (TupleDescAttr(table->collected_desc, i)->atttypid == RECORDOID)
+		{
+			TupleDescInitEntry(table->collected_desc, i + 1, NULL, BYTEAOID, -1, 0);
+			table->collected_record[i] = true;
+		}
+	}
 }
+
+/* ------------------------------------------------------------------ anonymous records */
+
+/*
+ * The type of an anonymous record (ROW(a, b)) is a number that means something to this process only, so such values
+ * are kept with their columns' types.
+ */
+typedef struct RecordColumn
+{
+	Oid type;
+	int32 typmod;
+	Oid collation;
+} RecordColumn;
+
+static void
+write_record(HeapTupleHeader record, StringInfo out)
+{
+	TupleDesc desc =
+		lookup_rowtype_tupdesc(HeapTupleHeaderGetTypeId(record), HeapTupleHeaderGetTypMod(record));
+	Datum *values = palloc(sizeof(Datum) * Max(desc->natts, 1));
+	bool *nulls = palloc(sizeof(bool) * Max(desc->natts, 1));
+	uint32 natts = desc->natts;
+	HeapTupleData tuple;
+
+	tuple.t_len = HeapTupleHeaderGetDatumLength(record);
+	tuple.t_data = record;
+	heap_deform_tuple(&tuple, desc, values, nulls);
+	appendBinaryStringInfo(out, (char *) &natts, sizeof(natts));
+	for (uint32 i = 0; i < natts; i++)
+	{
+		Form_pg_attribute attribute = TupleDescAttr(desc, i);
+		RecordColumn column = {attribute->atttypid, attribute->atttypmod, attribute->attcollation};
+
+		appendBinaryStringInfo(out, (char *) &column, sizeof(column));
+		datum_write(out, NameGetDatum(&attribute->attname), false, NAMEDATALEN);
+		appendStringInfoCharMacro(out, nulls[i] ? 1 : 0);
+		if (nulls[i])
+			continue;
+		if (attribute->atttypid == RECORDOID)
+			write_record(DatumGetHeapTupleHeader(values[i]), out);
+		else
+			datum_write(out, values[i], attribute->attbyval, attribute->attlen);
+	}
+	ReleaseTupleDesc(desc);
+}
+
+static Datum
+read_record(StringInfo in)
+{
+	TupleDesc desc;
+	Datum *values;
+	bool *nulls;
+	uint32 natts;
+
+	bytes_read(in, &natts, sizeof(natts));
+	desc = CreateTemplateTupleDesc(natts);
+	values = palloc0(sizeof(Datum) * Max(natts, 1));
+	nulls = palloc(sizeof(bool) * Max(natts, 1));
+	for (uint32 i = 0; i < natts; i++)
+	{
+		RecordColumn column;
+		Name name;
+		char isnull;
+
+		bytes_read(in, &column, sizeof(column));
+		name = DatumGetName(datum_read(in, false));
+		TupleDescInitEntry(desc, i + 1, NameStr(*name), column.type, column.typmod, 0);
+		TupleDescInitEntryCollation(desc, i + 1, column.collation);
+		bytes_read(in, &isnull, 1);
+		nulls[i] = isnull != 0;
+		if (nulls[i])
+			continue;
+		if (column.type == RECORDOID)
+			values[i] = read_record(in);
+		else
+			values[i] = datum_read(in, TupleDescAttr(desc, i)->attbyval);
+	}
+	return HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc), values, nulls));
+}
+
+static Datum
+record_to_bytes(Datum value)
+{
+	StringInfoData out;
+
+	initStringInfo(&out);
+	appendStringInfoSpaces(&out, VARHDRSZ);
+	write_record(DatumGetHeapTupleHeader(value), &out);
+	SET_VARSIZE(out.data, out.len);
+	return PointerGetDatum(out.data);
+}
+
+static Datum
+bytes_to_record(Datum value)
+{
+	bytea *bytes = DatumGetByteaPP(value);
+	StringInfoData in;
+
+	in.data = VARDATA_ANY(bytes);
+	in.len = in.maxlen = VARSIZE_ANY_EXHDR(bytes);
+	in.cursor = 0;
+	return read_record(&in);
+}
+
+/* ------------------------------------------------------------------ rows */
 
 /* Append whole rows, "len" bytes of MinimalTuples. */
 void
@@ -113,9 +228,13 @@ collected_advance(GroupTable *table, Entry *entry, const InputRows *rows, int ro
 		Datum value = rows->values[column][row];
 
 		table->collected_nulls[i] = rows->nulls[column][row];
+		if (table->collected_nulls[i])
+			continue;
 		/* what stands in a TOAST table may be gone after this transaction */
-		if (!table->collected_nulls[i] && TupleDescAttr(table->collected_desc, i)->attlen == -1 &&
-			VARATT_IS_EXTERNAL(DatumGetPointer(value)))
+		if (table->collected_record[i])
+			value = record_to_bytes(value);
+		else if (TupleDescAttr(table->collected_desc, i)->attlen == -1 &&
+				 VARATT_IS_EXTERNAL(DatumGetPointer(value)))
 			value = PointerGetDatum(PG_DETOAST_DATUM(value));
 		table->collected_values[i] = value;
 	}
@@ -145,6 +264,9 @@ group_collected(GroupTable *table, StateGroup *group, CollectedReader reader, vo
 			tuple.t_data = (HeapTupleHeader) ((char *) minimal - MINIMAL_TUPLE_OFFSET);
 			heap_deform_tuple(&tuple, table->collected_desc, table->collected_values,
 							  table->collected_nulls);
+			for (int i = 0; i < table->spec->ncollected; i++)
+				if (table->collected_record[i] && !table->collected_nulls[i])
+					table->collected_values[i] = bytes_to_record(table->collected_values[i]);
 			reader(table->collected_values, table->collected_nulls, arg);
 			at += MAXALIGN(minimal->t_len);
 		}

@@ -216,6 +216,7 @@ struct GroupTable
 	Final *finals; /* [spec->naggs] */
 	bool collects; /* some aggregate is collected */
 	TupleDesc collected_desc;
+	bool *collected_record;  /* [spec->ncollected] is an anonymous record, kept as bytes */
 	Datum *collected_values; /* [spec->ncollected], scratch */
 	bool *collected_nulls;
 	Key *keys;

@@ -75,8 +75,8 @@ typedef struct AggSpec
 
 	/*
 	 * True: the aggregate can't be kept as a transition state that checkpoints (DISTINCT, ORDER BY, WITHIN GROUP, no
-	 * combine function, an internal state without serialisation, a final function that spoils its state): its input
-	 * rows are kept instead.  Set by aggregate_is_collected().
+	 * combine function, an internal state without serialisation, a final function that spoils its state, anonymous
+	 * records as input): its input rows are kept instead.  Set by aggregate_is_collected().
 	 */
 	bool collected;
 } AggSpec;
@@ -182,7 +182,10 @@ extern TimestampTz group_table_next_close(GroupTable *table);
 /* Value of aggregate "agg" (not a collected one) in a group; allocated in the current memory context. */
 extern Datum group_final(GroupTable *table, StateGroup *group, int agg, bool *isnull);
 
-/* The kept input rows of a group, in order: calls "reader" with the values of spec->collected columns. */
+/*
+ * The kept input rows of a group, in order: calls "reader" with the values of spec->collected columns.  The current
+ * memory context takes garbage.
+ */
 typedef void (*CollectedReader)(const Datum *values, const bool *nulls, void *arg);
 extern void group_collected(GroupTable *table, StateGroup *group, CollectedReader reader,
 							void *arg);
