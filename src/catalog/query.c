@@ -383,10 +383,13 @@ read_row(HeapTuple tuple, TupleDesc desc)
 QueryInfo *
 query_get(Oid id)
 {
-	Relation rel = rows_open("query", AccessShareLock);
-	HeapTuple tuple = fetch_row(rel, id);
+	Relation rel = rows_try_open("query", AccessShareLock);
+	HeapTuple tuple;
 	QueryInfo *query = NULL;
 
+	if (rel == NULL)
+		return NULL;
+	tuple = fetch_row(rel, id);
 	if (HeapTupleIsValid(tuple))
 		query = read_row(tuple, RelationGetDescr(rel));
 	table_close(rel, AccessShareLock);
