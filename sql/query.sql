@@ -145,7 +145,7 @@ SELECT name, state, error, error_hint, owner FROM velo.queries WHERE name = 'min
 SELECT velo.resume_query('mine');
 GRANT SELECT ON trades TO query_other;
 SELECT velo.resume_query('mine');
-SELECT name, state FROM velo.queries WHERE name = 'mine';
+SELECT name, state <> 'paused' AS resumed FROM velo.queries WHERE name = 'mine';
 
 -- the end of a query, whatever drops it
 \set VERBOSITY terse
