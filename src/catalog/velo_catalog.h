@@ -199,7 +199,8 @@ extern Oid query_owner(Oid id);
 /*
  * To be called by a pipeline early in each of its transactions, after it has locked the relations that it uses: keeps
  * others from changing the query until the transaction ends.  False: it is no longer what the pipeline was started
- * for, so the pipeline should end without writing anything.  *advanced: QueryInfo.advanced as of now.
+ * for, so the pipeline should end without writing anything.  *advanced: QueryInfo.advanced as of now.  An error that an
+ * earlier run of the pipeline left is over with the first commit after this.
  */
 extern bool query_enter(Oid id, int generation, TimestampTz *advanced);
 /* The same for those who change it: waits for pipelines to commit.  False if the query is gone. */
