@@ -959,10 +959,9 @@ void
 pipeline_run(Oid query, int number, int generation)
 {
 	Pipeline *pipeline = set_up(query, number, generation);
-	bool due =
-		true; /* the first transaction makes the row of a global aggregate, and shows that all is well */
+	/* the first transaction makes the row of a global aggregate, and shows that all is well */
+	bool due = true;
 
-	pipeline = set_up(query, number, generation);
 	if (pipeline == NULL)
 		return;
 	watch_events(pipeline);
