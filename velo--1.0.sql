@@ -213,6 +213,11 @@ SELECT pg_catalog.pg_extension_config_dump('velo.dead_letter_id_seq', '');
 
 -- ---------------------------------------------------------------- queries: functions
 
+CREATE FUNCTION velo.explain(query text, options text DEFAULT '') RETURNS SETOF text
+	AS 'MODULE_PATHNAME', 'velo_explain' LANGUAGE C STRICT;
+COMMENT ON FUNCTION velo.explain(text, text) IS
+	'EXPLAIN (options) of a query in the dialect: how it would run continuously';
+
 CREATE FUNCTION velo.create_query(
 	name text,
 	query text,

@@ -647,30 +647,19 @@ plan_grouped(ContinuousPlan *result, Query *query)
 
 /* ------------------------------------------------------------------ the door */
 
-/* The query as PostgreSQL would run it, with locks on what it names. */
-static Query *
-rewrite(Query *query)
+ContinuousPlan *
+continuous_plan_rewritten(ContinuousQuery *continuous)
 {
-	query = copyObject(query);
-	AcquireRewriteLocks(query, true, false);
-	query->querySource = QSRC_ORIGINAL;
-	query->canSetTag = true;
-	query = linitial_node(Query, QueryRewrite(query));
+	ContinuousPlan *result = palloc0_object(ContinuousPlan);
+	Query *query = copyObject(continuous->query);
+
 	inline_stream_ctes(query);
-	if (query->groupClause != NIL || query->hasAggs || query->havingQual != NULL)
+	if (continuous->grouped)
 	{
 		/* so that expressions which are equal look equal */
 		query->targetList = (List *) compat_flatten_join_aliases(query, (Node *) query->targetList);
 		query->havingQual = compat_flatten_join_aliases(query, query->havingQual);
 	}
-	return query;
-}
-
-ContinuousPlan *
-continuous_plan(ContinuousQuery *continuous)
-{
-	ContinuousPlan *result = palloc0_object(ContinuousPlan);
-	Query *query = rewrite(continuous->query);
 
 	result->query = continuous;
 	result->result = ExecCleanTypeFromTL(continuous->query->targetList);
@@ -687,4 +676,18 @@ continuous_plan(ContinuousQuery *continuous)
 	result->record_column = list_length(result->input->planTree->targetlist);
 	note_stream_use(result);
 	return result;
+}
+
+ContinuousPlan *
+continuous_plan(ContinuousQuery *continuous)
+{
+	Query *query = copyObject(continuous->query);
+	ContinuousQuery *rewritten = palloc_object(ContinuousQuery);
+
+	AcquireRewriteLocks(query, true, false);
+	query->querySource = QSRC_ORIGINAL;
+	query->canSetTag = true;
+	*rewritten = *continuous;
+	rewritten->query = linitial_node(Query, QueryRewrite(query));
+	return continuous_plan_rewritten(rewritten);
 }
