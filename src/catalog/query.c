@@ -121,6 +121,11 @@ static const char *const on_error_names[] = {"fail", "skip", "dead_letter"};
 /* the first delay of query_next_attempt() */
 #define FIRST_RETRY_MS 250
 
+/* whose errors this process reports */
+static int my_pipeline = QUERY_AS_A_WHOLE;
+
+static void clear_old_error(Oid id);
+
 static int
 name_index(const char *const *names, int nnames, const char *name)
 {
@@ -378,10 +383,13 @@ read_row(HeapTuple tuple, TupleDesc desc)
 QueryInfo *
 query_get(Oid id)
 {
-	Relation rel = rows_open("query", AccessShareLock);
-	HeapTuple tuple = fetch_row(rel, id);
+	Relation rel = rows_try_open("query", AccessShareLock);
+	HeapTuple tuple;
 	QueryInfo *query = NULL;
 
+	if (rel == NULL)
+		return NULL;
+	tuple = fetch_row(rel, id);
 	if (HeapTupleIsValid(tuple))
 		query = read_row(tuple, RelationGetDescr(rel));
 	table_close(rel, AccessShareLock);
@@ -448,6 +456,8 @@ query_enter(Oid id, int generation, TimestampTz *advanced)
 		heap_freetuple(tuple);
 	}
 	table_close(rel, AccessShareLock);
+	if (same)
+		clear_old_error(id);
 	return same;
 }
 
@@ -869,8 +879,6 @@ query_closed(Oid id)
 
 /* ------------------------------------------------------------------ errors */
 
-static int my_pipeline = QUERY_AS_A_WHOLE;
-
 void
 query_errors_are_of(int pipeline)
 {
@@ -989,6 +997,30 @@ void
 query_set_error(Oid id, ErrorData *error, TimestampTz retry_at)
 {
 	query_set_pipeline_error(id, my_pipeline, error, retry_at);
+}
+
+/*
+ * What troubled an earlier run of the calling pipeline is over when a transaction of this one commits.
+ */
+static void
+clear_old_error(Oid id)
+{
+	static bool looked = false;
+	ListCell *lc;
+
+	if (looked || my_pipeline == QUERY_AS_A_WHOLE)
+		return;
+	foreach (lc, query_errors(id))
+	{
+		const QueryError *error = lfirst(lc);
+
+		if (error->pipeline == my_pipeline && error->at < MyStartTimestamp)
+		{
+			query_set_error(id, NULL, DT_NOEND);
+			return; /* and look again, for this transaction may fail */
+		}
+	}
+	looked = true;
 }
 
 void

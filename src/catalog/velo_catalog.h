@@ -199,7 +199,8 @@ extern Oid query_owner(Oid id);
 /*
  * To be called by a pipeline early in each of its transactions, after it has locked the relations that it uses: keeps
  * others from changing the query until the transaction ends.  False: it is no longer what the pipeline was started
- * for, so the pipeline should end without writing anything.  *advanced: QueryInfo.advanced as of now.
+ * for, so the pipeline should end without writing anything.  *advanced: QueryInfo.advanced as of now.  An error that an
+ * earlier run of the pipeline left is over with the first commit after this.
  */
 extern bool query_enter(Oid id, int generation, TimestampTz *advanced);
 /* The same for those who change it: waits for pipelines to commit.  False if the query is gone. */
@@ -274,6 +275,8 @@ extern void state_chunk_append(Oid query, int pipeline, int64 seq, const char *d
 extern void state_chunk_delete(Oid query, int pipeline, const int64 *seqs, int nseqs);
 /* Calls "reader" for every chunk in order of seq. */
 extern void state_chunk_scan(Oid query, int pipeline, StateChunkReader reader, void *arg);
+/* true if the pipeline has any */
+extern bool state_chunk_exists(Oid query, int pipeline);
 extern bytea *state_chunk_read(Oid query, int pipeline, int64 seq);
 
 /* Groups kept one by one: cold ones, and all of a merged query.  "key" is state/'s encoding of window and group. */
@@ -291,6 +294,15 @@ typedef void (*StoredGroupReader)(const StoredGroup *group, void *arg);
 extern void stored_groups_scan(Oid query, bytea *from, bytea *to, StoredGroupReader reader,
 							   void *arg);
 extern void stored_groups_delete_range(Oid query, bytea *from, bytea *to);
+
+/* ------------------------------------------------------------------ stream keys */
+
+/*
+ * An exclusive query trusts the stream's key: no two pipelines meet the same value.  Note that "pipeline" has met values
+ * with these hashes.  Returns false if another pipeline has met one of them, and then notes nothing.  To be called in
+ * turn: nobody else may be noting values of this query at the same time.
+ */
+extern bool stream_keys_claim(Oid query, int pipeline, const uint64 *hashes, int nhashes);
 
 /* ------------------------------------------------------------------ dead letters */
 

@@ -224,20 +224,19 @@ velo_query_status(PG_FUNCTION_ARGS)
 		values[3] = Int32GetDatum(running);
 		values[4] = Int64GetDatum(lag_of(partitions, -1));
 		set_time(partitions_watermark(partitions), &values[5], &nulls[5]);
-		if (error != NULL)
+		nulls[6] = nulls[7] = nulls[8] = nulls[9] = nulls[10] = true;
+		if (query->state == QUERY_PAUSED && query->paused_because != NULL)
+		{
+			set_text(query->paused_because, &values[6], &nulls[6]);
+			set_text("Use velo.resume_query().", &values[8], &nulls[8]);
+		}
+		else if (error != NULL)
 		{
 			set_text(error->message, &values[6], &nulls[6]);
 			set_text(unpack_sql_state(error->sqlerrcode), &values[7], &nulls[7]);
 			set_text(error->hint, &values[8], &nulls[8]);
 			set_time(error->at, &values[9], &nulls[9]);
 			set_time(error->retry_at, &values[10], &nulls[10]);
-		}
-		else
-		{
-			set_text(query->state == QUERY_PAUSED ? query->paused_because : NULL, &values[6],
-					 &nulls[6]);
-			nulls[7] = nulls[9] = nulls[10] = true;
-			set_text(nulls[6] ? NULL : "Use velo.resume_query().", &values[8], &nulls[8]);
 		}
 		tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
 	}

@@ -250,6 +250,7 @@ query_resolve_partitions(QueryInfo *query, int timeout_ms)
 	TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), timeout_ms);
 	ContinuousQuery *continuous = continuous_load(query);
 	List *partitions = NIL;
+	const QueryInfo *current;
 	int most = 1;
 	ListCell *lc;
 
@@ -259,6 +260,11 @@ query_resolve_partitions(QueryInfo *query, int timeout_ms)
 
 		most = Max(most, resolve_stream(query, stream, deadline, &partitions));
 	}
+
+	/* the brokers took their time, during which the query was not locked */
+	if (!query_lock(query->id) || (current = query_get(query->id)) == NULL ||
+		current->generation != query->generation)
+		return;
 	query->npipelines = query->pipelines_wanted > 0 ? query->pipelines_wanted
 													: Min(most, velo_max_pipelines_per_query);
 	query->merged = query->npipelines > 1 && continuous->grouped && !continuous->exclusive;

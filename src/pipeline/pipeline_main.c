@@ -73,7 +73,6 @@ prepare(const PipelineStart *start)
 		if (query->npipelines == 0)
 		{
 			/* the pipelines to be are those of the next generation */
-			query_lock(start->query);
 			query_resolve_partitions(query, CONTACT_TIMEOUT_MS);
 			query_set_error(start->query, NULL, DT_NOEND);
 			ready = false;

@@ -107,6 +107,8 @@ scheduler_settle(bool anything)
 	for (int i = 0; i < velo_shared->nslots; i++)
 		anything |= velo_shared->pipelines[i].database == MyDatabaseId;
 	leave = slot->stop || (!anything && !slot->changed);
+	if (leave || slot->state != SCHEDULER_RUNNING)
+		shared_wake_launcher();
 	slot->state = SCHEDULER_RUNNING;
 	if (leave) /* at once, so that a notice from now on asks for another scheduler */
 	{
@@ -115,7 +117,6 @@ scheduler_settle(bool anything)
 		slot->latch = NULL;
 		slot->wants_worker = false;
 	}
-	shared_wake_launcher();
 	LWLockRelease(velo_shared->lock);
 	if (leave)
 		proc_exit(0);

@@ -358,6 +358,13 @@ slot_free(PipelineSlot *slot)
 	slot->pid = 0;
 	slot->latch = NULL;
 	slot->state = PIPELINE_FREE;
+}
+
+/* A worker ends: schedulers that wait for one may start theirs. */
+static void
+wake_waiting_schedulers(void)
+{
+	Assert(LWLockHeldByMe(velo_shared->lock));
 	for (int i = 0; i < velo_shared->nslots; i++)
 	{
 		SchedulerSlot *scheduler = &velo_shared->schedulers[i];
@@ -388,6 +395,7 @@ slot_detach(int code, Datum arg)
 	scheduler = shared_find_scheduler(database);
 	if (scheduler != NULL && scheduler->latch != NULL)
 		SetLatch(scheduler->latch);
+	wake_waiting_schedulers();
 	LWLockRelease(velo_shared->lock);
 	my_slot = NULL;
 }

@@ -16,7 +16,8 @@ extern char *start_check(const char *text, List *streams);
 /*
  * First contact with the brokers of a query that has no partitions yet: stores its partitions with their first and
  * last offsets, and decides the number of pipelines.  Waits at most timeout_ms, and throws what the brokers' answer, or
- * its absence, calls for; changes nothing then.  Schedulers hear of it at commit.
+ * its absence, calls for; changes nothing then, nor if somebody changes the query meanwhile.  Schedulers hear of it at
+ * commit.
  */
 extern void query_resolve_partitions(QueryInfo *query, int timeout_ms);
 

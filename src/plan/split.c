@@ -576,6 +576,30 @@ describe_aggregates(Splitter *splitter, GroupedPlan *plan)
 			plan_query(make_collected_query(&collector, collected, &plan->collected_relation));
 }
 
+/* Which group keys are the stream's key. */
+static void
+describe_stream_keys(Splitter *splitter, ContinuousQuery *query, GroupedPlan *plan)
+{
+	StreamInfo *stream;
+	ListCell *cell;
+
+	if (!query->exclusive)
+		return;
+	stream = stream_get(linitial_oid(query->streams));
+	plan->stream_keys = palloc_array(int, list_length(splitter->key_items));
+	foreach (cell, splitter->key_items)
+	{
+		Node *expr = get_sortgroupclause_expr(lfirst(cell), splitter->query->targetList);
+		List *columns = stream_columns(splitter->query, expr);
+
+		if (columns == NIL)
+			continue;
+		for (int k = 0; k < stream->nkeys; k++)
+			if (((StreamColumnRef *) linitial(columns))->attnum == stream->keys[k])
+				plan->stream_keys[plan->nstream_keys++] = foreach_current_index (cell);
+	}
+}
+
 /* Where the values of the result's unique key come from. */
 static void
 describe_result_key(Splitter *splitter, ContinuousQuery *query, GroupedPlan *plan)
@@ -638,6 +662,7 @@ plan_grouped(ContinuousPlan *result, Query *query)
 	output = make_output_query(&splitter, &plan->output_relation);
 	describe_aggregates(&splitter, plan);
 	describe_result_key(&splitter, continuous, plan);
+	describe_stream_keys(&splitter, continuous, plan);
 	plan->output = plan_query(output);
 
 	result->input = plan_query(make_input_query(&splitter));

@@ -206,7 +206,8 @@ list_append(EntryList *list, Entry *entry, Size link)
 	list->tail = entry;
 }
 
-static void
+/* The next group_table_take_changed() is to return this group. */
+void
 entry_changed(Entry *entry)
 {
 	if (entry->group.flags & ENTRY_CHANGED)
