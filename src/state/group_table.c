@@ -407,7 +407,7 @@ group_table_create(const GroupingSpec *spec, Oid query, int pipeline, int memory
 	table->spec = spec;
 	table->query = query;
 	table->pipeline = pipeline;
-	table->memory_limit = (Size) memory_kb * 1024 / 2;
+	table->memory_limit = table->move_at = (Size) memory_kb * 1024 / 2;
 	table->shared = shared;
 	table->context = context;
 	table->temp = AllocSetContextCreate(context, "velo groups, temporary", ALLOCSET_DEFAULT_SIZES);

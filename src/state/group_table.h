@@ -206,6 +206,7 @@ struct GroupTable
 	Oid query;
 	int pipeline;
 	Size memory_limit; /* above which cold groups are moved out */
+	Size move_at;      /* the same, or more after an attempt that moved little */
 	bool shared;
 
 	MemoryContext context; /* the table's own; windows are children */

@@ -680,9 +680,10 @@ stored_move_cold(GroupTable *table)
 {
 	Saver *saver;
 	uint32 age;
+	Size left;
 
 	if (!table->hashable || table->spec->nkeys == 0 ||
-		MemoryContextMemAllocated(table->context, true) <= table->memory_limit)
+		MemoryContextMemAllocated(table->context, true) <= table->move_at)
 		return;
 	age = median_age(table);
 	saver = saver_begin(table);
@@ -691,8 +692,8 @@ stored_move_cold(GroupTable *table)
 			window_rebuild(table, table->windows[i]);
 	saver_end(saver);
 	/* where little could be moved, don't try again at once */
-	table->memory_limit =
-		Max(table->memory_limit, 2 * MemoryContextMemAllocated(table->context, true));
+	left = MemoryContextMemAllocated(table->context, true);
+	table->move_at = Max(table->memory_limit, left + left / 4);
 }
 
 /* ------------------------------------------------------------------ leaving */
