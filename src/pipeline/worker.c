@@ -641,7 +641,7 @@ transaction(Pipeline *pipeline)
 		return false;
 	}
 	if (pipeline->groups != NULL && pipeline->plan->grouped->grouping->nkeys == 0 &&
-		pipeline->plan->grouped->grouping->window.kind == WINDOW_NONE && pipeline->number == 0)
+		pipeline->plan->grouped->grouping->window.kind == WINDOW_NONE)
 		(void) group_table_global(pipeline->groups);
 
 	while (records > 0)
