@@ -304,7 +304,7 @@ set_up(Oid id, int number, int generation)
 	if (pipeline->query != NULL && pipeline->query->state == QUERY_ACTIVE &&
 		pipeline->query->generation == generation)
 	{
-		query_read_counters(id, number, &pipeline->counters);
+		(void) query_read_counters(id, number, &pipeline->counters);
 		pipeline->committed_counters = pipeline->counters;
 		pipeline->closed = pipeline->counters.closed;
 		make_plan(pipeline);
