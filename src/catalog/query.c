@@ -799,7 +799,7 @@ partitions_watermark(List *partitions)
 
 /* ------------------------------------------------------------------ pipelines */
 
-void
+bool
 query_read_counters(Oid id, int pipeline, PipelineCounters *counters)
 {
 	Relation rel = rows_open("query_pipeline", AccessShareLock);
@@ -808,12 +808,14 @@ query_read_counters(Oid id, int pipeline, PipelineCounters *counters)
 	ScanKeyData keys[2];
 	SysScanDesc scan;
 	HeapTuple tuple;
+	bool found;
 
 	rows_key_oid(&keys[0], PIPELINE_QUERY, id);
 	rows_key_int4(&keys[1], PIPELINE_PIPELINE, pipeline);
 	scan = rows_scan(rel, keys, 2);
 	tuple = systable_getnext(scan);
-	if (HeapTupleIsValid(tuple)) /* all columns are by value */
+	found = HeapTupleIsValid(tuple);
+	if (found) /* all columns are by value */
 		heap_deform_tuple(tuple, RelationGetDescr(rel), values + 1, nulls + 1);
 	systable_endscan(scan);
 	counters->records_in = DatumGetInt64(values[PIPELINE_RECORDS_IN]);
@@ -826,6 +828,7 @@ query_read_counters(Oid id, int pipeline, PipelineCounters *counters)
 	counters->closed =
 		nulls[PIPELINE_CLOSED] ? DT_NOBEGIN : DatumGetTimestampTz(values[PIPELINE_CLOSED]);
 	table_close(rel, AccessShareLock);
+	return found;
 }
 
 void

@@ -215,7 +215,8 @@ extern void query_read_options(Jsonb *json, const char *extra, QueryOptions *opt
 extern List *query_partitions(Oid id); /* of PartitionInfo, all pipelines */
 extern void query_save_partition(Oid id, const PartitionInfo *partition); /* insert or update */
 
-extern void query_read_counters(Oid id, int pipeline, PipelineCounters *counters);
+/* False, with figures of nothing, as long as the pipeline has not committed yet. */
+extern bool query_read_counters(Oid id, int pipeline, PipelineCounters *counters);
 extern void query_save_counters(Oid id, int pipeline, const PipelineCounters *counters);
 
 /*

@@ -208,7 +208,8 @@ velo_query_status(PG_FUNCTION_ARGS)
 		if (query == NULL || !is_visible(query->owner))
 			continue;
 		partitions = query_partitions(query->id);
-		errors = query_errors(query->id);
+		/* a pipeline that still waited when another one finished the query has no trouble any more */
+		errors = query->state == QUERY_FINISHED ? NIL : query_errors(query->id);
 		for (int i = 0; i < query->npipelines; i++)
 		{
 			const PipelineSlot *slot = find_slot(slots, nslots, query->id, i);

@@ -308,13 +308,13 @@ alter_pipelines(QueryInfo *query, int npipelines)
 		partition->pipeline = partition->partition % npipelines;
 		query_save_partition(query->id, partition);
 	}
-	query_read_counters(query->id, 0, &total);
+	(void) query_read_counters(query->id, 0, &total);
 	for (int i = npipelines; i < query->npipelines; i++)
 	{
 		const PipelineCounters none = {.closed = DT_NOBEGIN};
 		PipelineCounters counters;
 
-		query_read_counters(query->id, i, &counters);
+		(void) query_read_counters(query->id, i, &counters);
 		total.records_in += counters.records_in;
 		total.rows_out += counters.rows_out;
 		total.late += counters.late;

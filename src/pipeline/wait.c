@@ -148,11 +148,20 @@ windows_closed(const QueryInfo *query, List *partitions)
 
 		foreach (lc, partitions)
 			has_any |= ((PartitionInfo *) lfirst(lc))->pipeline == i;
-		query_read_counters(query->id, i, &counters);
+		(void) query_read_counters(query->id, i, &counters);
 		if (has_any && counters.closed < watermark)
 			return false;
 	}
 	return true;
+}
+
+/* Has the first pipeline committed, which makes the one row of a global aggregate even of nothing? */
+static bool
+has_begun(const QueryInfo *query)
+{
+	PipelineCounters counters;
+
+	return query_read_counters(query->id, 0, &counters);
 }
 
 static bool
@@ -187,7 +196,7 @@ is_done(const QueryInfo *query, const Waited *waited)
 		if (!goal_reached(lfirst(lc), partitions))
 			return false;
 	}
-	return windows_closed(query, partitions);
+	return has_begun(query) && windows_closed(query, partitions);
 }
 
 /* Look at one query until it is done (true) or the time is over. */

@@ -304,7 +304,7 @@ set_up(Oid id, int number, int generation)
 	if (pipeline->query != NULL && pipeline->query->state == QUERY_ACTIVE &&
 		pipeline->query->generation == generation)
 	{
-		query_read_counters(id, number, &pipeline->counters);
+		(void) query_read_counters(id, number, &pipeline->counters);
 		pipeline->committed_counters = pipeline->counters;
 		pipeline->closed = pipeline->counters.closed;
 		make_plan(pipeline);
@@ -724,7 +724,7 @@ transaction(Pipeline *pipeline)
 		pipeline->closed = Max(pipeline->closed, query_closed(pipeline->id));
 	}
 	if (pipeline->groups != NULL && pipeline->plan->grouped->grouping->nkeys == 0 &&
-		pipeline->plan->grouped->grouping->window.kind == WINDOW_NONE && pipeline->number == 0)
+		pipeline->plan->grouped->grouping->window.kind == WINDOW_NONE)
 		(void) group_table_global(pipeline->groups);
 
 	while (records > 0)

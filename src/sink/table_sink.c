@@ -153,9 +153,14 @@ statement_text(Sink *sink, SinkStatement statement)
 	{
 		case STATEMENT_INSERT:
 		case STATEMENT_UPSERT:
-			appendStringInfo(&sql, "INSERT INTO %s (", sink->target_name);
-			append_columns(&sql, sink);
-			appendStringInfoString(&sql, ") SELECT ");
+			appendStringInfo(&sql, "INSERT INTO %s ", sink->target_name);
+			if (sink->result->natts > 0) /* () is no list of columns */
+			{
+				appendStringInfoChar(&sql, '(');
+				append_columns(&sql, sink);
+				appendStringInfoString(&sql, ") ");
+			}
+			appendStringInfoString(&sql, "SELECT ");
 			append_columns(&sql, sink);
 			appendStringInfoString(&sql, " FROM " ROWS_RELATION);
 			if (statement == STATEMENT_UPSERT)

@@ -583,7 +583,8 @@ group_table_take_changed(GroupTable *table, int *ngroups)
 static void
 drop_window(GroupTable *table, Window *window)
 {
-	if (window->nstored > 0)
+	/* even without groups left, their count is stored until it is taken back */
+	if (window->nstored > 0 || window->stored_changed)
 		stored_drop_window(table, window);
 	log_forget_window(table, window);
 	window_free(table, window);

@@ -453,12 +453,11 @@ stored_take(GroupTable *table, Window *window, int max)
 	for (; window->slice < UINT64CONST(1) << window->slice_bits; window->slice++)
 	{
 		TakeState state = {table, window, window_copy(table, window)};
-		MemoryContext old = MemoryContextSwitchTo(table->temp);
 		bytea *from;
 		bytea *to;
 
+		/* not in table->temp, which take_bucket() empties while the scan still needs its bounds */
 		slice_bounds(table, window, &from, &to);
-		MemoryContextSwitchTo(old);
 		stored_groups_scan(table->query, from, to, take_bucket, &state);
 		for (uint64 i = 0; i <= state.taken->mask; i++)
 			if (state.taken->slots[i].entry != NULL)
