@@ -17,7 +17,7 @@ SHLIB_LINK = -lrdkafka -lm
 override with_llvm := no
 
 REGRESS = $(patsubst sql/%.sql,%,$(sort $(wildcard sql/*.sql)))
-EXTRA_CLEAN = build/kafka_tool $(wildcard build/bench/*)
+EXTRA_CLEAN = build/kafka_tool $(wildcard build/bench/* test/decode/*.o test/decode/*.so)
 
 # on a fresh machine there is no pg_config before `make setup`
 ifneq ($(shell command -v $(PG_CONFIG)),)
@@ -51,6 +51,7 @@ demo: setup
 # TESTS="test/t/001_quickstart.pl ...": only these
 test: setup
 	@$(MAKE) -s installed
+	@$(MAKE) -s -C test/decode
 	@test/run.sh perl test/run.pl $(TESTS)
 
 bench: setup

@@ -181,6 +181,14 @@ CREATE TABLE velo.query_group (
 ) WITH (fillfactor = 50);
 COMMENT ON TABLE velo.query_group IS 'state of groups that are kept one by one';
 
+CREATE TABLE velo.query_key (
+	query regclass,
+	hash bigint,
+	pipeline int NOT NULL,
+	PRIMARY KEY (query, hash)
+);
+COMMENT ON TABLE velo.query_key IS 'which pipeline has met which values of a stream''s key, by their hash';
+
 CREATE TABLE velo.dead_letter (
 	id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
 	query regclass NOT NULL,
@@ -207,11 +215,17 @@ SELECT pg_catalog.pg_extension_config_dump('velo.query_partition', '');
 SELECT pg_catalog.pg_extension_config_dump('velo.query_pipeline', '');
 SELECT pg_catalog.pg_extension_config_dump('velo.query_state', '');
 SELECT pg_catalog.pg_extension_config_dump('velo.query_group', '');
+SELECT pg_catalog.pg_extension_config_dump('velo.query_key', '');
 SELECT pg_catalog.pg_extension_config_dump('velo.dead_letter', '');
 SELECT pg_catalog.pg_extension_config_dump('velo.dead_letter_id_seq', '');
 
 
 -- ---------------------------------------------------------------- queries: functions
+
+CREATE FUNCTION velo.explain(query text, options text DEFAULT '') RETURNS SETOF text
+	AS 'MODULE_PATHNAME', 'velo_explain' LANGUAGE C STRICT;
+COMMENT ON FUNCTION velo.explain(text, text) IS
+	'EXPLAIN (options) of a query in the dialect: how it would run continuously';
 
 CREATE FUNCTION velo.create_query(
 	name text,

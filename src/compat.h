@@ -15,7 +15,10 @@
 #define PG16_GE (PG_VERSION_NUM >= 160000)
 #define PG17_GE (PG_VERSION_NUM >= 170000)
 
+#include "commands/explain.h"
+#include "executor/instrument.h"
 #include "storage/latch.h"
+#include "optimizer/optimizer.h"
 
 /* 16 moved the macros for varlena headers out of postgres.h */
 #if PG16_GE
@@ -134,6 +137,41 @@ compat_create_wait_event_set(MemoryContext context, int nevents)
 #define compat_flatten_join_aliases(query, node) flatten_join_alias_vars(NULL, query, node)
 #else
 #define compat_flatten_join_aliases(query, node) flatten_join_alias_vars(query, node)
+#endif
+
+/* 17: ExplainOnePlan() can be told of the memory that planning took */
+#if PG17_GE
+#define compat_explain_one_plan(plan, es, text, params, environment, duration)                     \
+	ExplainOnePlan(plan, NULL, es, text, params, environment, duration, NULL, NULL)
+#else
+#define compat_explain_one_plan(plan, es, text, params, environment, duration)                     \
+	ExplainOnePlan(plan, NULL, es, text, params, environment, duration, NULL)
+#endif
+
+/* 17 has standard_ExplainOneQuery(); before, a hook has to do what PostgreSQL does without one */
+#if PG17_GE
+#define compat_explain_one_query(query, options, into, es, text, params, environment)              \
+	standard_ExplainOneQuery(query, options, into, es, text, params, environment)
+#else
+static inline void
+compat_explain_one_query(Query *query, int options, IntoClause *into, ExplainState *es,
+						 const char *text, ParamListInfo params, QueryEnvironment *environment)
+{
+	BufferUsage before = pgBufferUsage;
+	BufferUsage used = {0};
+	instr_time start;
+	instr_time duration;
+	PlannedStmt *plan;
+
+	INSTR_TIME_SET_CURRENT(start);
+	plan = planner(query, text, options, params);
+	INSTR_TIME_SET_CURRENT(duration);
+	INSTR_TIME_SUBTRACT(duration, start);
+	if (es->buffers)
+		BufferUsageAccumDiff(&used, &pgBufferUsage, &before);
+	ExplainOnePlan(plan, into, es, text, params, environment, &duration,
+				   es->buffers ? &used : NULL);
+}
 #endif
 
 #endif /* VELO_COMPAT_H */

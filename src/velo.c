@@ -35,8 +35,8 @@ define_settings(void)
 							&velo_max_pipelines, 64, 1, 4096, PGC_POSTMASTER, 0, NULL, NULL, NULL);
 	DefineCustomIntVariable("velo.max_pipelines_per_query",
 							"Sets the default and the maximum number of pipelines of one query.",
-							NULL, &velo_max_pipelines_per_query, 8, 1, 1024, PGC_SIGHUP, 0, NULL,
-							NULL, NULL);
+							NULL, &velo_max_pipelines_per_query, 8, 1, MAX_PIPELINES_PER_QUERY,
+							PGC_SIGHUP, 0, NULL, NULL, NULL);
 	DefineCustomIntVariable(
 		"velo.batch_size", "Sets the maximum number of records that a pipeline evaluates at once.",
 		NULL, &velo_batch_size, 10000, 1, 1000000, PGC_SIGHUP, 0, NULL, NULL, NULL);

@@ -18,6 +18,9 @@
 #define VELO_QUERY_SCHEMA "velo_queries"
 #define VELO_FDW "velo"
 
+/* upper limit of velo.max_pipelines_per_query */
+#define MAX_PIPELINES_PER_QUERY 1024
+
 extern int velo_max_pipelines;           /* worker slots of the server; postmaster */
 extern int velo_max_pipelines_per_query; /* default and upper limit of a query's pipelines */
 extern int velo_batch_size;              /* records */

@@ -1,6 +1,7 @@
 /*
  * checkpoint.c
- *		What a pipeline keeps of its state: chunks in velo.query_state, single groups in velo.query_group.
+ *		What a pipeline keeps of its state: chunks in velo.query_state, single groups in velo.query_group; and which
+ *		values of the stream's key it has met, in velo.query_key.
  *
  * Their content is state/'s business.  Chunks are stored out of line without compression, so that appending one costs
  * little more than its bytes.
@@ -31,11 +32,21 @@ enum
 	GROUP_NATTS = GROUP_STATE
 };
 
+/* columns of velo.query_key */
+enum
+{
+	KEY_QUERY = 1,
+	KEY_HASH,
+	KEY_PIPELINE,
+	KEY_NATTS = KEY_PIPELINE
+};
+
 void
 state_delete_all(Oid query)
 {
 	rows_delete("query_state", NULL, STATE_QUERY, query);
 	rows_delete("query_group", NULL, GROUP_QUERY, query);
+	rows_delete("query_key", NULL, KEY_QUERY, query);
 }
 
 /* ------------------------------------------------------------------ chunks */
@@ -120,6 +131,19 @@ state_chunk_scan(Oid query, int pipeline, StateChunkReader reader, void *arg)
 	systable_endscan_ordered(scan);
 	index_close(index, AccessShareLock);
 	table_close(rel, AccessShareLock);
+}
+
+bool
+state_chunk_exists(Oid query, int pipeline)
+{
+	Relation rel = rows_open("query_state", AccessShareLock);
+	ScanKeyData keys[3];
+	SysScanDesc scan = scan_chunks(rel, keys, query, pipeline, NULL);
+	bool exists = HeapTupleIsValid(systable_getnext(scan));
+
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
+	return exists;
 }
 
 bytea *
@@ -285,4 +309,67 @@ stored_groups_delete_range(Oid query, bytea *from, bytea *to)
 	index_close(index, AccessShareLock);
 	table_close(rel, NoLock);
 	CommandCounterIncrement();
+}
+
+/* ------------------------------------------------------------------ stream keys */
+
+/* The pipeline that has met a value with this hash; -1: none. */
+static int
+find_claim(Relation rel, Oid query, uint64 hash)
+{
+	ScanKeyData keys[2];
+	SysScanDesc scan;
+	HeapTuple tuple;
+	int pipeline = -1;
+
+	rows_key_oid(&keys[0], KEY_QUERY, query);
+	ScanKeyInit(&keys[1], KEY_HASH, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum((int64) hash));
+	scan = rows_scan(rel, keys, 2);
+	tuple = systable_getnext(scan);
+	if (HeapTupleIsValid(tuple))
+	{
+		bool isnull;
+
+		pipeline = DatumGetInt32(heap_getattr(tuple, KEY_PIPELINE, RelationGetDescr(rel), &isnull));
+	}
+	systable_endscan(scan);
+	return pipeline;
+}
+
+bool
+stream_keys_claim(Oid query, int pipeline, const uint64 *hashes, int nhashes)
+{
+	Relation rel = rows_open("query_key", RowExclusiveLock);
+	CatalogIndexState indexes;
+	bool *known = palloc(sizeof(bool) * nhashes);
+	bool mine = true;
+
+	for (int i = 0; i < nhashes && mine; i++)
+	{
+		int claimant = find_claim(rel, query, hashes[i]);
+
+		known[i] = claimant >= 0;
+		mine = claimant < 0 || claimant == pipeline;
+	}
+	indexes = CatalogOpenIndexes(rel);
+	for (int i = 0; i < nhashes && mine; i++)
+	{
+		Datum values[KEY_NATTS + 1];
+		bool nulls[KEY_NATTS + 1] = {0};
+		HeapTuple tuple;
+
+		if (known[i])
+			continue;
+		values[KEY_QUERY] = ObjectIdGetDatum(query);
+		values[KEY_HASH] = Int64GetDatum((int64) hashes[i]);
+		values[KEY_PIPELINE] = Int32GetDatum(pipeline);
+		tuple = heap_form_tuple(RelationGetDescr(rel), values + 1, nulls + 1);
+		CatalogTupleInsertWithInfo(rel, tuple, indexes);
+		heap_freetuple(tuple);
+	}
+	CatalogCloseIndexes(indexes);
+	table_close(rel, NoLock);
+	pfree(known);
+	CommandCounterIncrement();
+	return mine;
 }

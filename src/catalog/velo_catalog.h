@@ -276,6 +276,8 @@ extern void state_chunk_append(Oid query, int pipeline, int64 seq, const char *d
 extern void state_chunk_delete(Oid query, int pipeline, const int64 *seqs, int nseqs);
 /* Calls "reader" for every chunk in order of seq. */
 extern void state_chunk_scan(Oid query, int pipeline, StateChunkReader reader, void *arg);
+/* true if the pipeline has any */
+extern bool state_chunk_exists(Oid query, int pipeline);
 extern bytea *state_chunk_read(Oid query, int pipeline, int64 seq);
 
 /* Groups kept one by one: cold ones, and all of a merged query.  "key" is state/'s encoding of window and group. */
@@ -293,6 +295,15 @@ typedef void (*StoredGroupReader)(const StoredGroup *group, void *arg);
 extern void stored_groups_scan(Oid query, bytea *from, bytea *to, StoredGroupReader reader,
 							   void *arg);
 extern void stored_groups_delete_range(Oid query, bytea *from, bytea *to);
+
+/* ------------------------------------------------------------------ stream keys */
+
+/*
+ * An exclusive query trusts the stream's key: no two pipelines meet the same value.  Note that "pipeline" has met values
+ * with these hashes.  Returns false if another pipeline has met one of them, and then notes nothing.  To be called in
+ * turn: nobody else may be noting values of this query at the same time.
+ */
+extern bool stream_keys_claim(Oid query, int pipeline, const uint64 *hashes, int nhashes);
 
 /* ------------------------------------------------------------------ dead letters */
 

@@ -342,7 +342,7 @@ blank(DialectQuery *query, int start, int end)
 	"A duration is a number with a unit such as 500ms, 10s, 5m, 1h, 2d or 1w, or an interval: "    \
 	"'5 minutes', INTERVAL '5' MINUTE, 5 MINUTES."
 
-/* Read what interval_in() reads, if it has a fixed length; a day is 24 hours. */
+/* Reads what interval_in() reads, if it has a fixed length; a day is 24 hours. */
 bool
 dialect_parse_duration(const char *text, int64 *microseconds)
 {
@@ -357,8 +357,10 @@ dialect_parse_duration(const char *text, int64 *microseconds)
 
 	if (ParseDateTime(text, buffer, sizeof(buffer), field, ftype, MAXDATEFIELDS, &nf) != 0)
 		return false;
-	if (DecodeInterval(field, ftype, nf, INTERVAL_FULL_RANGE, &dtype, &itm) != 0 ||
-		dtype != DTK_DELTA)
+	if (DecodeInterval(field, ftype, nf, INTERVAL_FULL_RANGE, &dtype, &itm) != 0 &&
+		DecodeISO8601Interval(pstrdup(text), &dtype, &itm) != 0)
+		return false;
+	if (dtype != DTK_DELTA)
 		return false;
 	if (itmin2interval(&itm, &interval) != 0 || interval.month != 0)
 		return false;

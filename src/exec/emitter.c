@@ -289,22 +289,6 @@ compute_output(EmitState *state)
 
 /* ------------------------------------------------------------------ errors */
 
-/* Does an error say something about the group, rather than about the server? */
-static bool
-belongs_to_group(const ErrorData *error)
-{
-	switch (ERRCODE_TO_CATEGORY(error->sqlerrcode))
-	{
-		case ERRCODE_TRANSACTION_ROLLBACK:
-		case ERRCODE_INSUFFICIENT_RESOURCES:
-		case ERRCODE_OPERATOR_INTERVENTION:
-		case ERRCODE_SYSTEM_ERROR:
-			return false;
-		default:
-			return true;
-	}
-}
-
 /* Emit groups [first, first + ngroups); NULL if that worked, else the error, with no harm done. */
 static ErrorData *
 try_emit(EmitState *state, int first, int ngroups)
@@ -348,7 +332,7 @@ emit(EmitState *state, int first, int ngroups)
 
 	if (error == NULL)
 		return;
-	if (!belongs_to_group(error))
+	if (!error_is_of_record(error->sqlerrcode))
 		ReThrowError(error);
 	if (ngroups == 1)
 	{

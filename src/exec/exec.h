@@ -113,6 +113,10 @@ typedef struct GroupedPlan
 	int nresult_keys;
 	int *result_keys;        /* 0-based columns of "result" */
 	int *result_key_sources; /* index of a group key, or one of the two below */
+
+	/* of an exclusive query: which group keys are the key of its stream */
+	int nstream_keys;
+	int *stream_keys; /* indexes of group keys */
 } GroupedPlan;
 
 #define KEY_IS_WINDOW_START (-1)

@@ -306,7 +306,6 @@ decode_up_to_error(DecodeContext *context)
 	PG_CATCH();
 	{
 		ErrorData *error;
-		int class;
 
 		MemoryContextSwitchTo(caller_context);
 		error = CopyErrorData();
@@ -315,10 +314,7 @@ decode_up_to_error(DecodeContext *context)
 		MemoryContextSwitchTo(caller_context);
 		CurrentResourceOwner = caller_owner;
 
-		/* what is not the record's fault: no resources, an operator, the system, a bug */
-		class = ERRCODE_TO_CATEGORY(error->sqlerrcode);
-		if (class == ERRCODE_INSUFFICIENT_RESOURCES || class == ERRCODE_OPERATOR_INTERVENTION ||
-			class == ERRCODE_SYSTEM_ERROR || class == ERRCODE_INTERNAL_ERROR)
+		if (!error_is_of_record(error->sqlerrcode))
 			ReThrowError(error);
 		record_batch_set_error(batch, context->position, error->sqlerrcode, error->message,
 							   error->detail);

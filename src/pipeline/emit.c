@@ -229,11 +229,7 @@ emit_groups(Pipeline *pipeline, StateGroup **groups, int ngroups)
 		StateGroup *group = groups[i];
 
 		if (emitted[i].error != NULL)
-		{
-			if (!error_is_of_record(emitted[i].error->sqlerrcode))
-				ReThrowError(emitted[i].error);
 			fail_group(pipeline, group, "evaluate", emitted[i].error);
-		}
 		if (emitted[i].has_row)
 		{
 			rows[nrows].action = SINK_UPSERT;

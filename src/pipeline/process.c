@@ -511,6 +511,12 @@ process_round(Pipeline *pipeline)
 		evaluate_all(pipeline);
 	}
 
+	if (pipeline->stream_keys != NULL && !stream_keys_check(pipeline))
+	{
+		pipeline->key_is_untrue = true;
+		return;
+	}
+
 	pipeline->stage = STAGE_APPLY;
 	if (pipeline->groups != NULL)
 	{

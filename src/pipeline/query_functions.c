@@ -287,8 +287,8 @@ velo_restart_query(PG_FUNCTION_ARGS)
 }
 
 /*
- * Another number of pipelines.  What is kept of each pipeline's own state can't be divided, so only queries without any
- * can change it.
+ * Another number of pipelines.  Groups that each pipeline has kept to itself can't be divided anew, so from now on all
+ * share them; the pipelines see to it when they start.
  */
 static void
 alter_pipelines(QueryInfo *query, int npipelines)
@@ -299,13 +299,8 @@ alter_pipelines(QueryInfo *query, int npipelines)
 	query->pipelines_wanted = npipelines;
 	if (query->npipelines == 0 || query->npipelines == npipelines)
 		return;
-	if (!query->merged && continuous_load(query)->grouped)
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("cannot change the number of pipelines of query \"%s\"", query->name),
-				 errdetail("Its groups are divided among its pipelines."),
-				 errhint("Drop the query and create it "
-						 "again with another number of pipelines.")));
+	if (continuous_load(query)->grouped)
+		query->merged = true;
 	foreach (lc, query_partitions(query->id))
 	{
 		PartitionInfo *partition = lfirst(lc);

@@ -139,6 +139,49 @@ load_groups(Pipeline *pipeline)
 	group_table_load(pipeline->groups);
 }
 
+/*
+ * A merged query: fold what pipelines have kept of their own, this one's share of them, into the shared groups, and
+ * write what that changes.
+ */
+static void
+fold_private_groups(Pipeline *pipeline)
+{
+	QueryInfo *query = pipeline->query;
+
+	for (int i = pipeline->number; i < MAX_PIPELINES_PER_QUERY; i += query->npipelines)
+	{
+		MemoryContext old;
+		GroupTable *own;
+
+		if (!group_state_is_private(pipeline->id, i))
+			continue;
+		take_turn(pipeline);
+		old = MemoryContextSwitchTo(pipeline->context);
+		own = group_table_create(pipeline->plan->grouped->grouping, pipeline->id, i,
+								 query->options.pipeline_memory, false);
+		group_table_load(own);
+		group_table_fold(pipeline->groups, own);
+		group_table_destroy(own);
+		MemoryContextSwitchTo(pipeline->round_context);
+		emit_changed(pipeline);
+		group_table_checkpoint(pipeline->groups);
+		query_save_counters(pipeline->id, pipeline->number, &pipeline->counters);
+		pipeline->committed_counters = pipeline->counters;
+		MemoryContextSwitchTo(old);
+	}
+}
+
+/* Windows of a merged query close when all of its groups are shared, not before. */
+static bool
+all_groups_are_shared(Pipeline *pipeline)
+{
+	for (int i = 0; i < MAX_PIPELINES_PER_QUERY && !pipeline->all_shared; i++)
+		if (group_state_is_private(pipeline->id, i))
+			return false;
+	pipeline->all_shared = true;
+	return true;
+}
+
 static int64
 effective_idle_timeout(const QueryInfo *query, const StreamInfo *info)
 {
@@ -266,9 +309,22 @@ set_up(Oid id, int number, int generation)
 		pipeline->closed = pipeline->counters.closed;
 		make_plan(pipeline);
 		MemoryContextSwitchTo(context);
+	}
+	else
+		pipeline = NULL;
+	if (pipeline != NULL && query_enter(id, generation, &pipeline->advanced))
+	{
 		open_streams(pipeline);
 		pipeline->rows = input_rows_create(context, input_plan_desc(pipeline->input));
 		load_groups(pipeline);
+		if (pipeline->groups != NULL && pipeline->query->merged)
+			fold_private_groups(pipeline);
+		else if (pipeline->plan->grouped != NULL && pipeline->plan->grouped->nstream_keys > 0 &&
+				 pipeline->query->npipelines > 1)
+		{
+			MemoryContextSwitchTo(context);
+			pipeline->stream_keys = stream_keys_create(pipeline->plan->grouped);
+		}
 	}
 	else
 		pipeline = NULL;
@@ -467,8 +523,7 @@ release_batches(Pipeline *pipeline)
 
 /* ---------------------------------------------------------------- the transaction */
 
-/* The pipelines of a merged query take turns, from apply to commit. */
-static void
+void
 take_turn(Pipeline *pipeline)
 {
 	LockDatabaseObject(RelationRelationId, pipeline->id, 0, ExclusiveLock);
@@ -579,7 +634,8 @@ settle_windows(Pipeline *pipeline)
 
 		(void) update_idleness(pipeline, now);
 		watermark = query_watermark(pipeline, now);
-		if (watermark > pipeline->closed)
+		if (watermark > pipeline->closed &&
+			(!pipeline->query->merged || all_groups_are_shared(pipeline)))
 		{
 			close_windows(pipeline, watermark);
 			pipeline->closed = watermark;
@@ -608,6 +664,30 @@ finish_if_stopped(Pipeline *pipeline)
 }
 
 /*
+ * The stream's key is not true: from now on the groups are shared.  All pipelines of the query end, start anew, and fold
+ * what they had into the shared groups.
+ */
+static void
+become_merged(Pipeline *pipeline)
+{
+	TimestampTz advanced;
+
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	if (query_enter(pipeline->id, pipeline->query->generation, &advanced))
+	{
+		ereport(LOG, (errmsg("pipelines of query \"%s\" share groups from now on",
+							 pipeline->query->name),
+					  errdetail("Two pipelines have met the same value of key of stream \"%s\".",
+								pipeline->streams[0].info->name)));
+		query_set_merged(pipeline->id);
+		pipeline_notify_at_commit();
+	}
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+}
+
+/*
  * One transaction.  Returns false, with nothing done, if the query is no longer what this pipeline was started for.
  */
 static bool
@@ -624,12 +704,7 @@ transaction(Pipeline *pipeline)
 		records += pipeline->streams[s].batch->nrecords;
 
 	StartTransactionCommand();
-	/* before the snapshot, which must show what the pipeline before us in turn has committed */
-	if (query->merged)
-		take_turn(pipeline);
 	PushActiveSnapshot(GetTransactionSnapshot());
-	if (query->merged)
-		pipeline->closed = Max(pipeline->closed, query_closed(pipeline->id));
 	if (plan_is_stale)
 		make_plan(pipeline);
 	if (!plan_lock_relations(pipeline->plan->input))
@@ -640,14 +715,28 @@ transaction(Pipeline *pipeline)
 		AbortOutOfAnyTransaction();
 		return false;
 	}
+	if (query->merged)
+	{
+		take_turn(pipeline);
+		/* show what the pipeline before us in turn has committed */
+		PopActiveSnapshot();
+		PushActiveSnapshot(GetTransactionSnapshot());
+		pipeline->closed = Max(pipeline->closed, query_closed(pipeline->id));
+	}
 	if (pipeline->groups != NULL && pipeline->plan->grouped->grouping->nkeys == 0 &&
-		pipeline->plan->grouped->grouping->window.kind == WINDOW_NONE && pipeline->number == 0)
+		pipeline->plan->grouped->grouping->window.kind == WINDOW_NONE)
 		(void) group_table_global(pipeline->groups);
 
 	while (records > 0)
 	{
 		pipeline->round_records += records;
 		process_round(pipeline);
+		if (pipeline->key_is_untrue)
+		{
+			AbortOutOfAnyTransaction();
+			become_merged(pipeline);
+			return false;
+		}
 		release_batches(pipeline);
 		if (pipeline->failed != NULL || query->merged || pipeline->record_limit != INT_MAX ||
 			GetCurrentTimestamp() >= until)

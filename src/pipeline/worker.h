@@ -55,6 +55,8 @@ typedef enum PipelineStage
 	STAGE_COMMIT
 } PipelineStage;
 
+typedef struct StreamKeys StreamKeys;
+
 typedef struct Pipeline
 {
 	Oid id;
@@ -70,7 +72,8 @@ typedef struct Pipeline
 	InputPlan *input;
 	Emitter *emitter;
 	Sink *sink;
-	GroupTable *groups; /* NULL: ungrouped */
+	GroupTable *groups;      /* NULL: ungrouped */
+	StreamKeys *stream_keys; /* NULL: nobody else can have a group of this pipeline's */
 	InputRows *rows;
 	BatchSet set;
 	int nstreams;
@@ -96,8 +99,11 @@ typedef struct Pipeline
 	int poison_partition;
 	int64 poison_offset;
 
-	bool in_trouble;  /* the query's error says so */
-	bool all_stopped; /* every partition has reached its stop offset */
+	bool in_trouble; /* the query's error says so */
+	bool all_shared; /* of a merged query: no pipeline has groups of its own any more */
+	bool
+		key_is_untrue; /* another pipeline has groups of this one: the query becomes a merged one */
+	bool all_stopped;  /* every partition has reached its stop offset */
 } Pipeline;
 
 /* process.c */
@@ -106,6 +112,15 @@ extern void process_round(Pipeline *pipeline);
 extern void fail_record(Pipeline *pipeline, const char *kind, int stream, int record,
 						const ErrorData *error);
 extern bool cut_at_failures(Pipeline *pipeline);
+
+/* worker.c */
+/* The pipelines of a query take turns, until they commit, at what they share. */
+extern void take_turn(Pipeline *pipeline);
+
+/* stream_keys.c */
+extern StreamKeys *stream_keys_create(const GroupedPlan *plan);
+/* Note the stream keys of the evaluated rows.  Returns false if another pipeline has met one of them. */
+extern bool stream_keys_check(Pipeline *pipeline);
 
 /* emit.c */
 /* The rows of the current batch, of an ungrouped query. */

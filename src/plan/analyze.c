@@ -97,9 +97,8 @@ is_window_bound(const WindowKey *window, Node *expr, bool *is_upper)
 
 /* ------------------------------------------------------------------ parse analysis */
 
-/* Show errors at a place in the text as what they are: the text is a string in another statement. */
-static void
-text_error_callback(void *arg)
+void
+query_text_error_callback(void *arg)
 {
 	int position = geterrposition();
 
@@ -866,7 +865,7 @@ continuous_analyze(const char *text, const char *emit, bool stop_at_end, int64 g
 	List *statements;
 	Query *query;
 
-	callback.callback = text_error_callback;
+	callback.callback = query_text_error_callback;
 	callback.arg = (void *) text;
 	callback.previous = error_context_stack;
 	error_context_stack = &callback;
@@ -907,12 +906,32 @@ continuous_load(const QueryInfo *info)
 
 	result->query = copyObject(get_view_query(view));
 	relation_close(view, NoLock);
-	inline_stream_ctes(result->query);
-	/* views and streams may have changed since it was stored */
-	refuse_query(analysis.pstate, NULL, result->query);
-
 	result->emit = info->emit;
 	result->window.grace = info->options.grace;
+	/* views and streams may have changed since it was stored */
+	inline_stream_ctes(result->query);
+	refuse_query(analysis.pstate, NULL, result->query);
 	describe(&analysis, NULL, info->stop_at_end);
+	return result;
+}
+
+ContinuousQuery *
+continuous_describe(Query *query, const ContinuousQuery *like)
+{
+	ContinuousQuery *result = palloc0_object(ContinuousQuery);
+	DialectQuery unsaid = {.emit = EMIT_UNSAID};
+	Analysis analysis = {.result = result, .pstate = make_parsestate(NULL)};
+
+	if (query->setOperations != NULL)
+		query = wrap_set_operation(query);
+	result->query = query;
+	if (like != NULL)
+		result->emit = like->emit;
+	else
+		analysis.dialect = &unsaid;
+	result->window.grace = like != NULL ? like->window.grace : velo_grace * INT64CONST(1000);
+	inline_stream_ctes(query);
+	refuse_query(analysis.pstate, NULL, query);
+	describe(&analysis, NULL, like != NULL);
 	return result;
 }

@@ -53,6 +53,21 @@ extern bool is_event_time(Query *query, Node *expr);
 extern void refuse_statement(ParseState *pstate, RawStmt *raw);
 extern void refuse_query(ParseState *pstate, RawStmt *raw, Query *query);
 
+/*
+ * Error context callback: show errors at a place in a text, the argument, as what they are, for the text is a string in
+ * another statement.
+ */
+extern void query_text_error_callback(void *text);
+
+/*
+ * Analyse a query in plain SQL, which is changed.  "like" is what it was in the dialect and tells emit and grace; NULL:
+ * the defaults.
+ */
+extern ContinuousQuery *continuous_describe(Query *query, const ContinuousQuery *like);
+
+/* continuous_plan() of a query that is rewritten already */
+extern ContinuousPlan *continuous_plan_rewritten(ContinuousQuery *query);
+
 /* What the window of a query is, as an expression. */
 typedef struct WindowKey
 {

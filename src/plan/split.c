@@ -576,6 +576,30 @@ describe_aggregates(Splitter *splitter, GroupedPlan *plan)
 			plan_query(make_collected_query(&collector, collected, &plan->collected_relation));
 }
 
+/* Which group keys are the stream's key. */
+static void
+describe_stream_keys(Splitter *splitter, ContinuousQuery *query, GroupedPlan *plan)
+{
+	StreamInfo *stream;
+	ListCell *cell;
+
+	if (!query->exclusive)
+		return;
+	stream = stream_get(linitial_oid(query->streams));
+	plan->stream_keys = palloc_array(int, list_length(splitter->key_items));
+	foreach (cell, splitter->key_items)
+	{
+		Node *expr = get_sortgroupclause_expr(lfirst(cell), splitter->query->targetList);
+		List *columns = stream_columns(splitter->query, expr);
+
+		if (columns == NIL)
+			continue;
+		for (int k = 0; k < stream->nkeys; k++)
+			if (((StreamColumnRef *) linitial(columns))->attnum == stream->keys[k])
+				plan->stream_keys[plan->nstream_keys++] = foreach_current_index (cell);
+	}
+}
+
 /* Where the values of the result's unique key come from. */
 static void
 describe_result_key(Splitter *splitter, ContinuousQuery *query, GroupedPlan *plan)
@@ -638,6 +662,7 @@ plan_grouped(ContinuousPlan *result, Query *query)
 	output = make_output_query(&splitter, &plan->output_relation);
 	describe_aggregates(&splitter, plan);
 	describe_result_key(&splitter, continuous, plan);
+	describe_stream_keys(&splitter, continuous, plan);
 	plan->output = plan_query(output);
 
 	result->input = plan_query(make_input_query(&splitter));
@@ -647,30 +672,19 @@ plan_grouped(ContinuousPlan *result, Query *query)
 
 /* ------------------------------------------------------------------ the door */
 
-/* The query as PostgreSQL would run it, with locks on what it names. */
-static Query *
-rewrite(Query *query)
+ContinuousPlan *
+continuous_plan_rewritten(ContinuousQuery *continuous)
 {
-	query = copyObject(query);
-	AcquireRewriteLocks(query, true, false);
-	query->querySource = QSRC_ORIGINAL;
-	query->canSetTag = true;
-	query = linitial_node(Query, QueryRewrite(query));
+	ContinuousPlan *result = palloc0_object(ContinuousPlan);
+	Query *query = copyObject(continuous->query);
+
 	inline_stream_ctes(query);
-	if (query->groupClause != NIL || query->hasAggs || query->havingQual != NULL)
+	if (continuous->grouped)
 	{
 		/* so that expressions which are equal look equal */
 		query->targetList = (List *) compat_flatten_join_aliases(query, (Node *) query->targetList);
 		query->havingQual = compat_flatten_join_aliases(query, query->havingQual);
 	}
-	return query;
-}
-
-ContinuousPlan *
-continuous_plan(ContinuousQuery *continuous)
-{
-	ContinuousPlan *result = palloc0_object(ContinuousPlan);
-	Query *query = rewrite(continuous->query);
 
 	result->query = continuous;
 	result->result = ExecCleanTypeFromTL(continuous->query->targetList);
@@ -687,4 +701,18 @@ continuous_plan(ContinuousQuery *continuous)
 	result->record_column = list_length(result->input->planTree->targetlist);
 	note_stream_use(result);
 	return result;
+}
+
+ContinuousPlan *
+continuous_plan(ContinuousQuery *continuous)
+{
+	Query *query = copyObject(continuous->query);
+	ContinuousQuery *rewritten = palloc_object(ContinuousQuery);
+
+	AcquireRewriteLocks(query, true, false);
+	query->querySource = QSRC_ORIGINAL;
+	query->canSetTag = true;
+	*rewritten = *continuous;
+	rewritten->query = linitial_node(Query, QueryRewrite(query));
+	return continuous_plan_rewritten(rewritten);
 }

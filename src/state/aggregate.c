@@ -101,10 +101,10 @@ same_transition(const Transition *a, const Transition *b)
 		   memcmp(a->args, b->args, sizeof(int) * a->nargs) == 0 &&
 		   a->init_isnull == b->init_isnull &&
 		   (a->init_isnull || datumIsEqual(a->init, b->init, a->byval, a->typlen)) &&
+		   a->combine->flinfo->fn_oid == b->combine->flinfo->fn_oid &&
 		   (a->serialise == NULL ||
 			(a->serialise->flinfo->fn_oid == b->serialise->flinfo->fn_oid &&
-			 a->deserialise->flinfo->fn_oid == b->deserialise->flinfo->fn_oid &&
-			 a->combine->flinfo->fn_oid == b->combine->flinfo->fn_oid));
+			 a->deserialise->flinfo->fn_oid == b->deserialise->flinfo->fn_oid));
 }
 
 static void
@@ -167,12 +167,10 @@ init_aggregate(GroupTable *table, const AggSpec *spec, Final *final)
 		trans.serialise = make_call(table->aggstate, form->aggserialfn, 1, InvalidOid, expr);
 		build_aggregate_deserialfn_expr(form->aggdeserialfn, &expr);
 		trans.deserialise = make_call(table->aggstate, form->aggdeserialfn, 2, InvalidOid, expr);
-		build_aggregate_transfn_expr(&trans.transtype, 1, 0, false, trans.transtype,
-									 aggref->inputcollid, form->aggcombinefn, InvalidOid, &expr,
-									 NULL);
-		trans.combine =
-			make_call(table->aggstate, form->aggcombinefn, 2, aggref->inputcollid, expr);
 	}
+	build_aggregate_transfn_expr(&trans.transtype, 1, 0, false, trans.transtype,
+								 aggref->inputcollid, form->aggcombinefn, InvalidOid, &expr, NULL);
+	trans.combine = make_call(table->aggstate, form->aggcombinefn, 2, aggref->inputcollid, expr);
 
 	for (final->transition = 0; final->transition < table->ntransitions; final->transition++)
 		if (same_transition(&trans, &table->transitions[final->transition]))
@@ -520,6 +518,35 @@ datum_read(StringInfo in, bool byval)
 	return PointerGetDatum(data);
 }
 
+/* The bytes of an internal state.  The current memory context takes garbage. */
+static Datum
+serialise(GroupTable *table, Transition *trans, Datum state)
+{
+	FunctionCallInfo call = trans->serialise;
+	Datum bytes;
+
+	table->aggstate->curpertrans = &trans->pertrans;
+	call->args[0].value = state;
+	call->args[0].isnull = false;
+	call->isnull = false;
+	bytes = FunctionCallInvoke(call);
+	Assert(!call->isnull);
+	return bytes;
+}
+
+/* An internal state as deserialisation leaves it, which only a combine function can take. */
+static Datum
+deserialise(GroupTable *table, Transition *trans, Datum bytes)
+{
+	FunctionCallInfo call = trans->deserialise;
+
+	table->aggstate->curpertrans = &trans->pertrans;
+	call->args[0].value = bytes;
+	call->args[0].isnull = false;
+	call->isnull = false;
+	return FunctionCallInvoke(call);
+}
+
 /* Append a group's transition values.  The current memory context takes garbage. */
 void
 aggregates_write(GroupTable *table, Entry *entry, StringInfo out)
@@ -534,16 +561,7 @@ aggregates_write(GroupTable *table, Entry *entry, StringInfo out)
 		if (value->isnull)
 			continue;
 		if (trans->internal)
-		{
-			FunctionCallInfo call = trans->serialise;
-
-			table->aggstate->curpertrans = &trans->pertrans;
-			call->args[0].value = value->value;
-			call->args[0].isnull = false;
-			call->isnull = false;
-			datum_write(out, FunctionCallInvoke(call), false, -1);
-			Assert(!call->isnull);
-		}
+			datum_write(out, serialise(table, trans, value->value), false, -1);
 		else
 			datum_write(out, value->value, trans->byval, trans->typlen);
 	}
@@ -556,16 +574,9 @@ aggregates_write(GroupTable *table, Entry *entry, StringInfo out)
 static Datum
 read_internal(GroupTable *table, Transition *trans, StringInfo in, bool *isnull)
 {
-	FunctionCallInfo call = trans->deserialise;
-	Datum partial;
+	FunctionCallInfo call = trans->combine;
+	Datum partial = deserialise(table, trans, datum_read(in, false));
 
-	table->aggstate->curpertrans = &trans->pertrans;
-	call->args[0].value = datum_read(in, false);
-	call->args[0].isnull = false;
-	call->isnull = false;
-	partial = FunctionCallInvoke(call);
-
-	call = trans->combine;
 	call->args[0].value = (Datum) 0;
 	call->args[0].isnull = true;
 	call->args[1].value = partial;
@@ -607,5 +618,63 @@ aggregates_read(GroupTable *table, Entry *entry, StringInfo in)
 			value->value = datum_read(in, trans->byval);
 			MemoryContextSwitchTo(old);
 		}
+	}
+}
+
+/* Combine one partial state into another, as the final stage of a parallel aggregation does. */
+static void
+combine(GroupTable *table, Transition *trans, TransValue *into, Datum value, bool isnull)
+{
+	FunctionCallInfo call = trans->combine;
+	Datum result;
+
+	if (call->flinfo->fn_strict)
+	{
+		if (isnull || (into->isnull && !into->unset))
+			return;
+		if (into->unset)
+		{
+			into->value = adopt(table, trans, value, false, (Datum) 0, true);
+			into->isnull = into->unset = false;
+			return;
+		}
+	}
+	table->aggstate->curpertrans = &trans->pertrans;
+	call->args[0].value = into->value;
+	call->args[0].isnull = into->isnull;
+	call->args[1].value = value;
+	call->args[1].isnull = isnull;
+	call->isnull = false;
+	result = FunctionCallInvoke(call);
+	if (!trans->byval && (into->isnull || call->isnull || result != into->value))
+		result = adopt(table, trans, result, call->isnull, into->value, into->isnull);
+	into->value = result;
+	into->isnull = call->isnull;
+	into->unset = false;
+}
+
+/*
+ * Combine the transition values of a group of another table, of the same aggregates, into those of a group of this one.
+ * The current memory context takes garbage.
+ */
+void
+aggregates_combine(GroupTable *table, Entry *into, GroupTable *source, Entry *from)
+{
+	for (int i = 0; i < table->ntransitions; i++)
+	{
+		Transition *trans = &table->transitions[i];
+		TransValue *value = &from->values[i];
+		Datum partial = value->value;
+
+		if (trans->internal && !value->isnull)
+		{
+			aggregates_enter(source, from->window);
+			partial = serialise(source, &source->transitions[i], partial);
+			aggregates_enter(table, into->window);
+			partial = deserialise(table, trans, partial);
+		}
+		else
+			aggregates_enter(table, into->window);
+		combine(table, trans, &into->values[i], partial, value->isnull);
 	}
 }

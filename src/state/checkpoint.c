@@ -378,6 +378,20 @@ delete_dead_chunks(GroupTable *table)
 		state_chunk_delete(table->query, table->pipeline, seqs, nseqs);
 }
 
+/* Delete the whole log. */
+void
+log_delete(GroupTable *table)
+{
+	int64 *seqs = palloc(sizeof(int64) * Max(table->nchunks, 1));
+	int nseqs = 0;
+	dlist_iter iter;
+
+	dlist_foreach (iter, &table->chunks)
+		seqs[nseqs++] = dlist_container(LogChunk, node, iter.cur)->seq;
+	state_chunk_delete(table->query, table->pipeline, seqs, nseqs);
+	pfree(seqs);
+}
+
 /* Append what changed since the last checkpoint, and compact. */
 void
 log_checkpoint(GroupTable *table)

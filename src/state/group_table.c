@@ -206,7 +206,8 @@ list_append(EntryList *list, Entry *entry, Size link)
 	list->tail = entry;
 }
 
-static void
+/* The next group_table_take_changed() is to return this group. */
+void
 entry_changed(Entry *entry)
 {
 	if (entry->group.flags & ENTRY_CHANGED)
@@ -406,7 +407,7 @@ group_table_create(const GroupingSpec *spec, Oid query, int pipeline, int memory
 	table->spec = spec;
 	table->query = query;
 	table->pipeline = pipeline;
-	table->memory_limit = (Size) memory_kb * 1024 / 2;
+	table->memory_limit = table->move_at = (Size) memory_kb * 1024 / 2;
 	table->shared = shared;
 	table->context = context;
 	table->temp = AllocSetContextCreate(context, "velo groups, temporary", ALLOCSET_DEFAULT_SIZES);
@@ -582,7 +583,8 @@ group_table_take_changed(GroupTable *table, int *ngroups)
 static void
 drop_window(GroupTable *table, Window *window)
 {
-	if (window->nstored > 0)
+	/* even without groups left, their count is stored until it is taken back */
+	if (window->nstored > 0 || window->stored_changed)
 		stored_drop_window(table, window);
 	log_forget_window(table, window);
 	window_free(table, window);

@@ -13,6 +13,7 @@
  *	group_record.c	entries as bytes, for the two below
  *	checkpoint.c	the log of chunks that makes a table of one pipeline durable
  *	stored.c		groups outside of memory: cold ones, and all of a merged query
+ *	fold.c			one table into another: the partial groups of pipelines that turn out to share them
  */
 #ifndef VELO_GROUP_TABLE_H
 #define VELO_GROUP_TABLE_H
@@ -205,6 +206,7 @@ struct GroupTable
 	Oid query;
 	int pipeline;
 	Size memory_limit; /* above which cold groups are moved out */
+	Size move_at;      /* the same, or more after an attempt that moved little */
 	bool shared;
 
 	MemoryContext context; /* the table's own; windows are children */
@@ -279,6 +281,7 @@ extern Entry *entry_find(GroupTable *table, Window *window, uint64 hash, const D
 extern Entry *entry_create(GroupTable *table, Window *window, uint64 hash, const Datum *keys,
 						   const bool *nulls);
 extern void entry_unsaved(Entry *entry);
+extern void entry_changed(Entry *entry);
 extern void entry_gone(GroupTable *table, Entry *entry);
 extern void result_add(GroupTable *table, Entry *entry);
 
@@ -290,6 +293,7 @@ extern void aggregates_begin(GroupTable *table, Entry *entry);
 extern void aggregates_advance(GroupTable *table, Entry *entry, const InputRows *rows, int row);
 extern void aggregates_write(GroupTable *table, Entry *entry, StringInfo out);
 extern void aggregates_read(GroupTable *table, Entry *entry, StringInfo in);
+extern void aggregates_combine(GroupTable *table, Entry *into, GroupTable *source, Entry *from);
 extern void datum_write(StringInfo out, Datum value, bool byval, int16 typlen);
 extern Datum datum_read(StringInfo in, bool byval);
 
@@ -317,6 +321,7 @@ extern char *bytes_skip(StringInfo in, Size len);
 extern void log_init(GroupTable *table);
 extern void log_load(GroupTable *table);
 extern void log_checkpoint(GroupTable *table);
+extern void log_delete(GroupTable *table);
 extern void log_forget(GroupTable *table, Entry *entry);
 extern void log_forget_window(GroupTable *table, Window *window);
 
@@ -330,5 +335,7 @@ extern void stored_drop_window(GroupTable *table, Window *window);
 extern void stored_save_shared(GroupTable *table);
 extern void stored_save_counts(GroupTable *table);
 extern void stored_move_cold(GroupTable *table);
+extern void stored_take_all(GroupTable *table);
+extern bool stored_is_empty(Oid query, int pipeline);
 
 #endif /* VELO_GROUP_TABLE_H */

@@ -199,6 +199,15 @@ extern void group_touch(GroupTable *table, StateGroup *group);
  */
 extern void group_table_checkpoint(GroupTable *table);
 
+/* true if a pipeline of the query has groups of its own, outside of the shared ones, by what is committed */
+extern bool group_state_is_private(Oid query, int pipeline);
+
+/*
+ * Fold the groups of "source", a table of one pipeline, into another of the same grouping, and delete what makes "source"
+ * durable; destroy it afterwards.  Groups that both have count as changed.
+ */
+extern void group_table_fold(GroupTable *table, GroupTable *source);
+
 typedef struct GroupTableStats
 {
 	int64 groups; /* open, in memory and stored */

@@ -453,12 +453,11 @@ stored_take(GroupTable *table, Window *window, int max)
 	for (; window->slice < UINT64CONST(1) << window->slice_bits; window->slice++)
 	{
 		TakeState state = {table, window, window_copy(table, window)};
-		MemoryContext old = MemoryContextSwitchTo(table->temp);
 		bytea *from;
 		bytea *to;
 
+		/* not in table->temp, which take_bucket() empties while the scan still needs its bounds */
 		slice_bounds(table, window, &from, &to);
-		MemoryContextSwitchTo(old);
 		stored_groups_scan(table->query, from, to, take_bucket, &state);
 		for (uint64 i = 0; i <= state.taken->mask; i++)
 			if (state.taken->slots[i].entry != NULL)
@@ -680,9 +679,10 @@ stored_move_cold(GroupTable *table)
 {
 	Saver *saver;
 	uint32 age;
+	Size left;
 
 	if (!table->hashable || table->spec->nkeys == 0 ||
-		MemoryContextMemAllocated(table->context, true) <= table->memory_limit)
+		MemoryContextMemAllocated(table->context, true) <= table->move_at)
 		return;
 	age = median_age(table);
 	saver = saver_begin(table);
@@ -691,6 +691,65 @@ stored_move_cold(GroupTable *table)
 			window_rebuild(table, table->windows[i]);
 	saver_end(saver);
 	/* where little could be moved, don't try again at once */
-	table->memory_limit =
-		Max(table->memory_limit, 2 * MemoryContextMemAllocated(table->context, true));
+	left = MemoryContextMemAllocated(table->context, true);
+	table->move_at = Max(table->memory_limit, left + left / 4);
+}
+
+/* ------------------------------------------------------------------ leaving */
+
+/* Prefixes of the keys of all that one pipeline (or, as PG_UINT32_MAX, a merged query) has stored. */
+static bytea *
+pipeline_key(uint32 pipeline, char kind)
+{
+	Size len = offsetof(StoredKey, window);
+	bytea *result = palloc(VARHDRSZ + len);
+	StoredKey key = {.pipeline = pg_hton32(pipeline), .kind = kind};
+
+	SET_VARSIZE(result, VARHDRSZ + len);
+	memcpy(VARDATA(result), &key, len);
+	return result;
+}
+
+/* A StoredGroupReader: a bucket that nobody has in memory. */
+static void
+take_stored(const StoredGroup *stored, void *arg)
+{
+	GroupTable *table = arg;
+	MemoryContext old = MemoryContextSwitchTo(table->temp);
+	TimestampTz start;
+	uint64 hash;
+
+	read_key(stored->key, &start, &hash);
+	read_bucket(table, window_get(table, start), hash, stored->state, 0);
+	MemoryContextSwitchTo(old);
+	MemoryContextReset(table->temp);
+}
+
+/* Bring all cold groups of a table of one pipeline into memory and delete them from the store. */
+void
+stored_take_all(GroupTable *table)
+{
+	bytea *end = pipeline_key(table->pipeline, KIND_GROUPS + 1);
+
+	stored_groups_scan(table->query, pipeline_key(table->pipeline, KIND_GROUPS), end, take_stored,
+					   table);
+	stored_groups_delete_range(table->query, pipeline_key(table->pipeline, KIND_COUNT), end);
+}
+
+/* A StoredGroupReader: there is something. */
+static void
+note_stored(const StoredGroup *stored, void *arg)
+{
+	*(bool *) arg = false;
+}
+
+/* true if a pipeline of its own has stored nothing */
+bool
+stored_is_empty(Oid query, int pipeline)
+{
+	bool empty = true;
+
+	stored_groups_scan(query, pipeline_key(pipeline, KIND_COUNT),
+					   pipeline_key(pipeline, KIND_COUNT + 1), note_stored, &empty);
+	return empty;
 }

@@ -312,8 +312,11 @@ sub create_query
 my %troubles = (
 	'kill a worker' => sub {
 		my @pids = $pg->pipeline_pids;
+		my $checkpointer = $pg->query(q{SELECT pid FROM pg_stat_activity WHERE backend_type = 'checkpointer'});
 
-		kill 'KILL', pick(@pids) if @pids;
+		# all others are thrown out then; the server is back when it has another checkpointer
+		$pg->wait_until("SELECT pid <> $checkpointer FROM pg_stat_activity WHERE backend_type = 'checkpointer'")
+		  if @pids && kill 'KILL', pick(@pids);
 	},
 	'terminate a worker' => sub {
 		$pg->query('SELECT pg_terminate_backend(pid) FROM velo.pipelines WHERE pid IS NOT NULL ORDER BY random() LIMIT 1');
@@ -362,6 +365,8 @@ sub check_query
 	my %sql = map { ($_ => $query->{$_} =~ s/%s/$read/gr) } qw(oracle late errors);
 
 	my $done = $pg->query("SELECT velo.wait('$query->{name}', '60 s')");
+	# a worker that was killed when it had done everything is started anew
+	$pg->wait_until("SELECT state IN ('running', 'finished') FROM velo.queries WHERE name = '$query->{name}'", 20);
 	my $result = $pg->query(qq{SELECT r::text FROM $query->{name} AS r ORDER BY 1});
 	my $oracle = $pg->query(qq{SELECT r::text FROM ($sql{oracle}) AS r ORDER BY 1});
 	my $figures = $pg->query(<<"SQL");

@@ -1,6 +1,8 @@
 -- Records of all kinds through the decoders, a round trip through the encoder, and some seconds of fuzz.
 \set ECHO none
-\i functions.sql
+\getenv srcdir PG_ABS_SRCDIR
+\set functions :srcdir '/functions.sql'
+\i :functions
 \set ECHO all
 SET timezone = 'UTC';
 SET datestyle = 'ISO, MDY';

@@ -1,0 +1,54 @@
+-- EXPLAIN of queries over streams; nothing here needs a broker
+SET client_min_messages = warning;
+CREATE EXTENSION IF NOT EXISTS velo;
+RESET client_min_messages;
+SET TimeZone = 'UTC';
+SET IntervalStyle = 'postgres';
+CREATE FOREIGN TABLE x_trades (symbol text, price float8, volume bigint, ts timestamptz, tags text[])
+    SERVER velo OPTIONS (brokers '127.0.0.1:9', topic 'x_trades', format 'json', event_time 'ts', key 'symbol', watermark '5 s');
+CREATE FOREIGN TABLE x_quotes (ts timestamptz, symbol text, price float8)
+    SERVER velo OPTIONS (brokers '127.0.0.1:9', topic 'x_quotes', format 'json', event_time 'ts', key 'symbol', watermark '5 s');
+CREATE TABLE x_company (symbol text PRIMARY KEY, name text, sector text);
+CREATE VIEW x_named AS SELECT * FROM x_company WHERE name <> '';
+CREATE VIEW x_both AS SELECT ts, symbol, price FROM x_trades UNION ALL SELECT ts, symbol, price FROM x_quotes;
+
+-- the input plan below the node that stands for the state
+SELECT velo.explain($$SELECT symbol, avg(price) FROM x_trades WHERE price > 100 WINDOW TUMBLING(5m) GRACE 10s GROUP BY symbol
+                      HAVING count(*) > 3 AND window_start > 'epoch'$$, 'verbose, costs off');
+-- aggregates that can't be kept as states keep their rows
+SELECT velo.explain($$SELECT sector, string_agg(name, ',' ORDER BY price) FILTER (WHERE volume > 1), sum(price)
+                      FROM x_trades JOIN x_named USING (symbol) WINDOW HOPPING(10m, 1m) GROUP BY sector$$, 'verbose, costs off');
+-- records are told through sub-selects, WITH, views and UNION ALL
+SELECT velo.explain($$WITH a AS (SELECT * FROM x_both WHERE price > 1), b AS MATERIALIZED (SELECT * FROM a)
+                      SELECT symbol, count(*) FROM b WINDOW TUMBLING(5m) GROUP BY symbol$$, 'verbose, costs off');
+-- look-ups in the output
+SELECT velo.explain($$SELECT symbol, (SELECT max(name) FROM x_company c WHERE c.symbol = t.symbol AND window_start > 'epoch')
+                      FROM x_trades t WINDOW TUMBLING(5m) GROUP BY symbol$$, 'costs off');
+SELECT velo.explain('SELECT unnest(tags) AS tag, count(*) FROM x_trades GROUP BY 1', 'verbose, costs off');
+SELECT velo.explain('SELECT symbol, upper(name) FROM x_trades LEFT JOIN x_named USING (symbol)', 'costs off');
+SELECT count(*) AS estimates FROM velo.explain('SELECT symbol, count(*) FROM x_trades GROUP BY symbol') line
+    WHERE line ~ 'State Estimate: \d+ groups of \d+ bytes';
+
+-- a bare SELECT: as it would run continuously if it can, else as it is
+EXPLAIN (COSTS OFF) SELECT lower(velo.tumble(ts, '5 min')) s, symbol, count(*) FROM x_trades GROUP BY velo.tumble(ts, '5 min'), symbol;
+EXPLAIN (COSTS OFF) SELECT symbol, count(*) FROM x_trades GROUP BY symbol ORDER BY symbol;
+EXPLAIN (COSTS OFF) SELECT symbol FROM x_company;
+
+-- every format is well-formed
+SELECT p -> 0 -> 'Plan' ->> 'Custom Plan Provider' AS node, p -> 0 -> 'Plan' ->> 'Window' AS "window", json_array_length(p) AS items
+FROM (SELECT string_agg(line, E'\n')::json FROM velo.explain('SELECT count(*) FROM x_trades WINDOW TUMBLING(5m)', 'format json') line) x(p);
+SELECT p -> 0 -> 'Plan' ->> 'Node Type' AS node, p -> 1 ->> 'Emit' AS emit
+FROM (SELECT string_agg(line, E'\n')::json FROM velo.explain('SELECT symbol FROM x_trades', 'format json') line) x(p);
+SELECT string_agg(line, E'\n') AS yaml FROM velo.explain('SELECT symbol FROM x_trades', 'format yaml, costs off') line;
+SELECT string_agg(line, E'\n') LIKE '%<Continuous-Query>%</Continuous-Query>%' AS in_xml
+FROM velo.explain('SELECT symbol FROM x_trades', 'format xml') line;
+
+-- options are EXPLAIN's own
+SELECT velo.explain('SELECT symbol FROM x_trades', 'nonsense');
+SELECT velo.explain('SELECT symbol FROM x_trades', 'format fish');
+SELECT velo.explain('SELECT symbol FROM x_trades', 'verbose) SELECT 1; SELECT (1');
+SELECT velo.explain('SELECT symbol FROM x_trades', ') SELECT (');
+
+DROP VIEW x_named, x_both;
+DROP FOREIGN TABLE x_trades, x_quotes;
+DROP TABLE x_company;
