@@ -16,6 +16,8 @@
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
+#include "utils/datetime.h"
+#include "utils/json.h"
 #include "utils/timestamp.h"
 
 /* how long a running pipeline asks about new partitions */
@@ -148,15 +150,16 @@ start_check(const char *text, List *streams)
 	start = parse_start(text);
 	error_context_stack = callback.previous;
 
-	/* 'now' and 'yesterday' must mean the same later */
+	/* 'now' and 'yesterday' must mean the same later, under any DateStyle */
 	if (start->kind == START_AT)
-		return DatumGetCString(
-			DirectFunctionCall1(timestamptz_out, TimestampTzGetDatum(start->at)));
+		return JsonEncodeDateTime(palloc(MAXDATELEN + 1), TimestampTzGetDatum(start->at),
+								  TIMESTAMPTZOID, NULL);
 	foreach (lc, start->offsets)
 	{
 		const StartOffset *offset = lfirst(lc);
 		bool known = false;
 		ListCell *stream;
+		ListCell *other;
 
 		foreach (stream, streams)
 			known |= strcmp(stream_get(lfirst_oid(stream))->topic, offset->topic) == 0;
@@ -164,6 +167,19 @@ start_check(const char *text, List *streams)
 			ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 							errmsg("the query reads no topic \"%s\", which its start names",
 								   offset->topic)));
+		foreach (other, start->offsets)
+		{
+			const StartOffset *before = lfirst(other);
+
+			if (before == offset)
+				break;
+			if (before->partition == offset->partition && strcmp(before->topic, offset->topic) == 0)
+				ereport(
+					ERROR,
+					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+					 errmsg("partition %d of topic \"%s\" is named twice in the start of a query",
+							offset->partition, offset->topic)));
+		}
 	}
 	return pstrdup(text);
 }

@@ -17,6 +17,7 @@ typedef struct Checker
 {
 	ParseState *pstate;
 	RawStmt *raw; /* NULL: a stored query */
+	int at;       /* where the text names what is looked at, for what has no position of its own */
 } Checker;
 
 static int check_subquery(Checker *checker, Query *query);
@@ -79,7 +80,8 @@ static void
 refuse(Checker *checker, int location, const char *hint, const char *message)
 {
 	ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED), errmsg_internal("%s", message),
-					errhint("%s", hint), parser_errposition(checker->pstate, location)));
+					errhint("%s", hint),
+					parser_errposition(checker->pstate, location >= 0 ? location : checker->at)));
 }
 
 /* ------------------------------------------------------------------ FROM */
@@ -107,7 +109,16 @@ check_from(Checker *checker, Query *query, Node *item, bool nullable)
 				   "a stream on the optional side of an outer join is not supported");
 		subquery = source_subquery(rte);
 		if (subquery != NULL)
-			return check_subquery(checker, subquery);
+		{
+			int outer = checker->at;
+			int location = rte_location(checker, rte);
+
+			if (location >= 0)
+				checker->at = location;
+			nstreams = check_subquery(checker, subquery);
+			checker->at = outer;
+			return nstreams;
+		}
 		if (rte->rtekind != RTE_RELATION)
 			refuse(checker, rte_location(checker, rte), SUBSELECT_HINT,
 				   "a stream inside a function in FROM or a recursive query is not supported");
@@ -335,7 +346,7 @@ void
 refuse_statement(ParseState *pstate, RawStmt *raw)
 {
 	SelectStmt *select = (SelectStmt *) raw->stmt;
-	Checker checker = {pstate, raw};
+	Checker checker = {pstate, raw, raw != NULL ? Max(raw->stmt_location, 0) : -1};
 
 	if (!IsA(select, SelectStmt))
 		ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
@@ -354,7 +365,7 @@ refuse_statement(ParseState *pstate, RawStmt *raw)
 void
 refuse_query(ParseState *pstate, RawStmt *raw, Query *query)
 {
-	Checker checker = {pstate, raw};
+	Checker checker = {pstate, raw, raw != NULL ? Max(raw->stmt_location, 0) : -1};
 	int nstreams;
 	int location = -1;
 
