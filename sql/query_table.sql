@@ -75,7 +75,7 @@ INSERT INTO cases VALUES
     ('no_row', 'SELECT n FROM trades WHERE false'),
     ('null_filter', 'SELECT n FROM trades WHERE symbol <> ''ACME'''),
     ('in_list', 'SELECT n FROM trades WHERE symbol IN (''ACME'', '''') AND n NOT IN (5, 10) AND price BETWEEN 3 AND 30'),
-    ('like', $$SELECT n, symbol ~ 'E$' AS ends FROM trades WHERE symbol LIKE '%C%' OR symbol ILIKE 'ü%'$$),
+    ('like', $$SELECT n, symbol ~ 'E$' AS ends FROM trades WHERE symbol LIKE '%C%' OR symbol ILIKE 'g%'$$),
     ('expressions', $$SELECT n, n % 3 AS m, price * volume AS value, symbol || '-' || n AS id, -price AS minus, n::text || 'x' AS t,
         coalesce(symbol, '?') AS s, nullif(n, 7) AS seven, greatest(price, 20) AS g, length(symbol) AS l, n = 3 AS three,
         round(price, 1) AS r, n / 2.0 AS half, n & 5 AS bits, price IS DISTINCT FROM 3 AS d FROM trades$$),
@@ -120,7 +120,7 @@ INSERT INTO cases VALUES
     ('union_filter', 'SELECT * FROM (SELECT n, symbol FROM trades UNION ALL SELECT n, symbol FROM returns) u WHERE symbol = ''ACME'''),
     ('union_join', 'SELECT n, name FROM (SELECT n, symbol FROM trades UNION ALL SELECT n, symbol FROM returns) u JOIN companies USING (symbol)'),
     ('union_types', 'SELECT n, 1 AS x FROM trades UNION ALL SELECT n, 1.5 FROM returns'),
-    ('metadata', 'SELECT p, n FROM trades WHERE p = 1 AND n > 10'),
+    ('metadata', 'SELECT p >= 0 AS known, n FROM trades WHERE p < 100 AND n > 10'),
     ('comments', E'SELECT n /* WINDOW TUMBLING(5m) */, ''EMIT FINAL'' AS x -- EMIT CHANGES\nFROM trades; '),
     ('emit', 'SELECT n FROM trades EMIT CHANGES');
 

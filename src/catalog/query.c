@@ -961,10 +961,16 @@ failures_in_a_row(Relation rel, Oid id, int pipeline, bool *present)
 void
 query_set_pipeline_error(Oid id, int pipeline, ErrorData *error, TimestampTz retry_at)
 {
-	Relation rel = rows_open("query_error", RowExclusiveLock);
+	Relation rel;
 	bool present;
-	int attempts = failures_in_a_row(rel, id, pipeline, &present);
+	int attempts;
 
+	/* a DROP that is under way must not miss the row */
+	LockRelationOid(id, RowExclusiveLock);
+	if (!SearchSysCacheExists1(RELOID, ObjectIdGetDatum(id)))
+		return;
+	rel = rows_open("query_error", RowExclusiveLock);
+	attempts = failures_in_a_row(rel, id, pipeline, &present);
 	if (error != NULL || present)
 	{
 		ScanKeyData keys[2];

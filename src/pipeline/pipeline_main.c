@@ -87,13 +87,12 @@ prepare(const PipelineStart *start)
 static void
 record_error(const PipelineStart *start, ErrorData *error)
 {
-	QueryInfo *query;
+	TimestampTz advanced;
 	bool concerned;
 
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
-	query = query_get(start->query);
-	concerned = query != NULL && query->generation == start->generation;
+	concerned = query_enter(start->query, start->generation, &advanced);
 	if (concerned)
 		query_set_error(start->query, error, query_next_attempt(start->query, start->pipeline));
 	PopActiveSnapshot();

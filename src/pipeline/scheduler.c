@@ -19,6 +19,7 @@
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
 #include "storage/ipc.h"
+#include "storage/lmgr.h"
 #include "tcop/tcopprot.h"
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
@@ -260,13 +261,16 @@ is_wanted(List *wanted, const PipelineSlot *slot)
 
 /* ------------------------------------------------------------------ starting and stopping */
 
-/* Record an error of a pipeline that can't do so itself, in a transaction of its own. */
+/*
+ * Record an error of a pipeline that can't do so itself, in a transaction of its own.  Not while somebody changes or
+ * drops the query: a scheduler waits for no one, and what troubled the query may be over then.
+ */
 static void
 record_error(Oid query, int pipeline, ErrorData *error, bool retry)
 {
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
-	if (query_get(query) != NULL)
+	if (ConditionalLockRelationOid(query, RowExclusiveLock) && query_get(query) != NULL)
 		query_set_pipeline_error(query, pipeline, error,
 								 error && retry ? query_next_attempt(query, pipeline) : DT_NOEND);
 	PopActiveSnapshot();

@@ -928,6 +928,7 @@ settle_gap(Pipeline *pipeline, PipelineStream *stream, const char *message)
 	if (!pipeline->query->options.gap_continue)
 	{
 		ErrorData *error = palloc0_object(ErrorData);
+		TimestampTz advanced;
 
 		error->elevel = ERROR;
 		error->sqlerrcode = ERRCODE_DATA_EXCEPTION;
@@ -937,8 +938,11 @@ settle_gap(Pipeline *pipeline, PipelineStream *stream, const char *message)
 			"first offset there is, or call velo.restart_query() with a start.");
 		StartTransactionCommand();
 		PushActiveSnapshot(GetTransactionSnapshot());
-		query_set_state(pipeline->id, QUERY_FAILED);
-		query_set_error(pipeline->id, error, DT_NOEND);
+		if (query_enter(pipeline->id, pipeline->query->generation, &advanced))
+		{
+			query_set_state(pipeline->id, QUERY_FAILED);
+			query_set_error(pipeline->id, error, DT_NOEND);
+		}
 		PopActiveSnapshot();
 		CommitTransactionCommand();
 		return false;
@@ -967,11 +971,13 @@ static void
 report_trouble(Pipeline *pipeline, const char *message)
 {
 	ErrorData error = {.elevel = ERROR, .sqlerrcode = ERRCODE_CONNECTION_FAILURE};
+	TimestampTz advanced;
 
 	error.message = unconstify(char *, message);
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
-	query_set_error(pipeline->id, message != NULL ? &error : NULL, DT_NOEND);
+	if (query_enter(pipeline->id, pipeline->query->generation, &advanced))
+		query_set_error(pipeline->id, message != NULL ? &error : NULL, DT_NOEND);
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 	pipeline_set_state(message != NULL ? PIPELINE_WAITING : PIPELINE_RUNNING);

@@ -76,7 +76,7 @@ sub start
 	my $ready = wait_for(
 		sub {
 			return 1 if !$self->alive;
-			return (run_command('', "$self->{bindir}/pg_isready", '-q', '-h', $self->{dir}, '-p',
+			return (run_command('', "$self->{bindir}/pg_isready", '-q', '-U', 'postgres', '-h', $self->{dir}, '-p',
 					$self->{port}))[0] == 0;
 		},
 		60);
