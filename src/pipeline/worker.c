@@ -834,6 +834,8 @@ restore_committed(Pipeline *pipeline)
 	pipeline->closed = pipeline->committed_counters.closed;
 	pipeline->failed = NULL;
 	pipeline->stage = STAGE_NONE;
+	if (pipeline->stream_keys != NULL)
+		stream_keys_forget(pipeline->stream_keys);
 	for (int s = 0; s < pipeline->nstreams; s++)
 	{
 		PipelineStream *stream = &pipeline->streams[s];
