@@ -448,10 +448,13 @@ static bool
 wait_for_events(Pipeline *pipeline, long timeout_ms)
 {
 	WaitEvent event;
-	bool woken = WaitEventSetWait(pipeline->events, timeout_ms, &event, 1, PG_WAIT_EXTENSION) > 0 &&
-				 (event.events & WL_LATCH_SET) != 0;
+	bool woken;
 
-	ResetLatch(MyLatch);
+	(void) WaitEventSetWait(pipeline->events, timeout_ms, &event, 1, PG_WAIT_EXTENSION);
+	/* whatever the event was: the latch may have been set at the same moment */
+	woken = MyLatch->is_set;
+	if (woken)
+		ResetLatch(MyLatch);
 	CHECK_FOR_INTERRUPTS();
 	if (ConfigReloadPending)
 	{
