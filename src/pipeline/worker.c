@@ -83,6 +83,17 @@ register_callbacks(void)
 
 /* ---------------------------------------------------------------- setting up */
 
+static void
+watch_relations(const PlannedStmt *plan)
+{
+	MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
+	ListCell *lc;
+
+	foreach (lc, plan->relationOids)
+		watched_relations = list_append_unique_oid(watched_relations, lfirst_oid(lc));
+	MemoryContextSwitchTo(old);
+}
+
 /*
  * Plan the query (again).  What hangs on the plan but not on the data goes with it: executor state, output, sink.
  */
@@ -90,7 +101,6 @@ static void
 make_plan(Pipeline *pipeline)
 {
 	MemoryContext old;
-	ListCell *lc;
 
 	if (pipeline->sink != NULL)
 		sink_close(pipeline->sink);
@@ -112,10 +122,45 @@ make_plan(Pipeline *pipeline)
 		pipeline->emitter = emitter_create(pipeline->plan->grouped);
 	pipeline->sink = sink_open(pipeline->query->target, pipeline->plan->result,
 							   pipeline->plan->query->key_columns);
-	MemoryContextSwitchTo(TopMemoryContext);
-	foreach (lc, pipeline->plan->input->relationOids)
-		watched_relations = list_append_unique_oid(watched_relations, lfirst_oid(lc));
+	watch_relations(pipeline->plan->input);
+	if (pipeline->plan->grouped != NULL)
+	{
+		watch_relations(pipeline->plan->grouped->output);
+		if (pipeline->plan->grouped->collected != NULL)
+			watch_relations(pipeline->plan->grouped->collected);
+	}
 	MemoryContextSwitchTo(old);
+}
+
+static bool
+lock_plan_relations(Pipeline *pipeline)
+{
+	GroupedPlan *grouped = pipeline->plan->grouped;
+
+	return plan_lock_relations(pipeline->plan->input) &&
+		   (grouped == NULL ||
+			(plan_lock_relations(grouped->output) &&
+			 (grouped->collected == NULL || plan_lock_relations(grouped->collected))));
+}
+
+/*
+ * Lock what the plan reads, and plan again as long as waiting for a lock brought news that a relation or function of it
+ * has changed.
+ */
+static void
+lock_valid_plan(Pipeline *pipeline)
+{
+	for (;;)
+	{
+		if (plan_is_stale)
+			make_plan(pipeline);
+		if (!lock_plan_relations(pipeline))
+			ereport(ERROR, (errcode(ERRCODE_UNDEFINED_TABLE),
+							errmsg("a relation that the query reads does not exist any more")));
+		if (!plan_is_stale)
+			break;
+		CHECK_FOR_INTERRUPTS();
+	}
 }
 
 static void
@@ -708,11 +753,7 @@ transaction(Pipeline *pipeline)
 
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
-	if (plan_is_stale)
-		make_plan(pipeline);
-	if (!plan_lock_relations(pipeline->plan->input))
-		ereport(ERROR, (errcode(ERRCODE_UNDEFINED_TABLE),
-						errmsg("a relation that the query reads does not exist any more")));
+	lock_valid_plan(pipeline);
 	if (!query_enter(pipeline->id, query->generation, &pipeline->advanced))
 	{
 		AbortOutOfAnyTransaction();
