@@ -691,8 +691,19 @@ settle_windows(Pipeline *pipeline)
 	}
 }
 
+static bool
+siblings_have_groups(Pipeline *pipeline)
+{
+	for (int i = 0; i < pipeline->query->npipelines; i++)
+		if (i != pipeline->number && group_state_is_private(pipeline->id, i))
+			return true;
+	return false;
+}
+
 /*
- * stop => 'end': a pipeline that has reached its stops closes what is its own; the last one finishes the query.
+ * stop => 'end': when all pipelines have reached their stops, each closes what is its own, and the last one to do so
+ * finishes the query.  Not before: until then the stream's key may turn out to be untrue, and groups be shared.  So a
+ * pipeline that is there too early ends, and the scheduler starts it once more when all are.
  */
 static bool
 finish_if_stopped(Pipeline *pipeline)
@@ -704,8 +715,13 @@ finish_if_stopped(Pipeline *pipeline)
 	if (pipeline->query->npipelines > 1 && !pipeline->query->merged)
 		take_turn(pipeline);
 	last = pipeline->query->npipelines <= 1 || siblings_stopped(pipeline);
-	if (pipeline->groups != NULL && (last || !pipeline->query->merged))
+	if (pipeline->groups != NULL && last)
+	{
+		if (pipeline->query->merged && !all_groups_are_shared(pipeline))
+			return true;
 		close_windows(pipeline, DT_NOEND);
+		last = !siblings_have_groups(pipeline);
+	}
 	if (last)
 		query_set_state(pipeline->id, QUERY_FINISHED);
 	return true;
