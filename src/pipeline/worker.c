@@ -770,6 +770,7 @@ transaction(Pipeline *pipeline)
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
 	lock_valid_plan(pipeline);
+	LockRelationOid(query->target, RowExclusiveLock);
 	if (!query_enter(pipeline->id, query->generation, &pipeline->advanced))
 	{
 		AbortOutOfAnyTransaction();
