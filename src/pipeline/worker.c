@@ -682,7 +682,9 @@ settle_windows(Pipeline *pipeline)
 
 		(void) update_idleness(pipeline, now);
 		watermark = query_watermark(pipeline, now);
-		if (watermark > pipeline->closed &&
+		/* what was folded in may be of a pipeline that lagged behind those that have closed by now */
+		if ((watermark > pipeline->closed ||
+			 group_table_next_close(pipeline->groups) <= pipeline->closed) &&
 			(!pipeline->query->merged || all_groups_are_shared(pipeline)))
 		{
 			close_windows(pipeline, watermark);
