@@ -77,10 +77,33 @@ prepare(const PipelineStart *start)
 			query_set_error(start->query, NULL, DT_NOEND);
 			ready = false;
 		}
+		else
+		{
+			TimestampTz advanced;
+
+			ready = query_enter(start->query, start->generation, &advanced);
+			if (ready)
+				query_begin_run(start->query);
+		}
 	}
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 	return ready;
+}
+
+/* The run has ended as it should, whatever it has achieved. */
+static void
+end_run(const PipelineStart *start)
+{
+	TimestampTz advanced;
+
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	if (query_enter(start->query, start->generation, &advanced) &&
+		query_run_is_unproven(start->query, start->pipeline))
+		query_set_error(start->query, NULL, DT_NOEND);
+	PopActiveSnapshot();
+	CommitTransactionCommand();
 }
 
 /* Record the error and log it, unless the query has changed or gone: then that was the reason. */
@@ -132,6 +155,7 @@ velo_pipeline_main(Datum arg)
 			MemoryContextSwitchTo(context);
 			pipeline_run(start.query, start.pipeline, start.generation);
 		}
+		end_run(&start);
 	}
 	PG_CATCH();
 	{
