@@ -91,16 +91,13 @@ prepare(const PipelineStart *start)
 	return ready;
 }
 
-/* The run has ended as it should, whatever it has achieved. */
+/* The run has ended as it should, whatever it has achieved, and whatever has become of the query. */
 static void
 end_run(const PipelineStart *start)
 {
-	TimestampTz advanced;
-
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
-	if (query_enter(start->query, start->generation, &advanced) &&
-		query_run_is_unproven(start->query, start->pipeline))
+	if (query_get(start->query) != NULL && query_run_is_unproven(start->query, start->pipeline))
 		query_set_error(start->query, NULL, DT_NOEND);
 	PopActiveSnapshot();
 	CommitTransactionCommand();
