@@ -143,9 +143,13 @@ fail_group(Pipeline *pipeline, StateGroup *group, const char *kind, const ErrorD
 	switch (pipeline->query->on_error)
 	{
 		case ON_ERROR_FAIL:
+			/* nothing of this transaction is committed */
+			pipeline->group_failed = true;
 			ereport(ERROR, (errcode(error->sqlerrcode),
 							errmsg("a group of the query could not be written: %s", error->message),
-							errdetail_internal("%s", detail)));
+							errdetail_internal("%s", detail),
+							errhint("To go on without it, set on_error to 'skip' or 'dead_letter' "
+									"with velo.alter_query() and call velo.restart_query().")));
 			break;
 		case ON_ERROR_SKIP:
 			break;

@@ -78,10 +78,30 @@ prepare(const PipelineStart *start)
 			query_set_error(start->query, NULL, DT_NOEND);
 			ready = false;
 		}
+		else
+		{
+			TimestampTz advanced;
+
+			ready = query_enter(start->query, start->generation, &advanced);
+			if (ready)
+				query_begin_run(start->query);
+		}
 	}
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 	return ready;
+}
+
+/* The run has ended as it should, whatever it has achieved, and whatever has become of the query. */
+static void
+end_run(const PipelineStart *start)
+{
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	if (query_get(start->query) != NULL && query_run_is_unproven(start->query, start->pipeline))
+		query_set_error(start->query, NULL, DT_NOEND);
+	PopActiveSnapshot();
+	CommitTransactionCommand();
 }
 
 /* Record the error and log it, unless the query has changed or gone: then that was the reason. */
@@ -134,6 +154,7 @@ velo_pipeline_main(Datum arg)
 			MemoryContextSwitchTo(context);
 			pipeline_run(start.query, start.pipeline, start.generation);
 		}
+		end_run(&start);
 	}
 	PG_CATCH();
 	{

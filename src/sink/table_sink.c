@@ -325,6 +325,9 @@ error_is_of_row(Sink *sink, int sqlerrcode)
 		}
 		return secured;
 	}
+	/* syntax and names: the table is not what it was, which no row is to blame for */
+	if (ERRCODE_TO_CATEGORY(sqlerrcode) == ERRCODE_TO_CATEGORY(ERRCODE_SYNTAX_ERROR))
+		return false;
 	return error_is_of_record(sqlerrcode);
 }
 

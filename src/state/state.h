@@ -118,6 +118,7 @@ typedef struct InputRows
 	TimestampTz
 		*watermark; /* [capacity] the record's partition's watermark before it; DT_NOBEGIN: none */
 	bool *late;     /* [capacity] out: entered no window */
+	int applied;    /* out: the row at which group_table_apply() is, or threw; -1: none */
 } InputRows;
 
 extern InputRows *input_rows_create(MemoryContext parent, TupleDesc desc);
