@@ -41,6 +41,7 @@ static const struct
 	{"lock_timeout", "0"},
 	{"deadlock_timeout", "50ms"},
 	{"idle_in_transaction_session_timeout", "0"},
+	{"transaction_timeout", "0"}, /* since PostgreSQL 17 */
 	{"session_replication_role", "origin"},
 };
 
@@ -139,8 +140,9 @@ velo_pipeline_main(Datum arg)
 	BackgroundWorkerInitializeConnectionByOid(start.database, start.owner,
 											  COMPAT_BYPASS_ROLELOGINCHECK);
 	for (int i = 0; i < (int) lengthof(pipeline_settings); i++)
-		SetConfigOption(pipeline_settings[i].name, pipeline_settings[i].value, PGC_SUSET,
-						PGC_S_OVERRIDE);
+		if (GetConfigOption(pipeline_settings[i].name, true, false) != NULL)
+			SetConfigOption(pipeline_settings[i].name, pipeline_settings[i].value, PGC_SUSET,
+							PGC_S_OVERRIDE);
 
 	query_errors_are_of(start.pipeline);
 	context = AllocSetContextCreate(TopMemoryContext, "velo pipeline", ALLOCSET_DEFAULT_SIZES);

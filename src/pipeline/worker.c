@@ -83,6 +83,17 @@ register_callbacks(void)
 
 /* ---------------------------------------------------------------- setting up */
 
+static void
+watch_relations(const PlannedStmt *plan)
+{
+	MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
+	ListCell *lc;
+
+	foreach (lc, plan->relationOids)
+		watched_relations = list_append_unique_oid(watched_relations, lfirst_oid(lc));
+	MemoryContextSwitchTo(old);
+}
+
 /*
  * Plan the query (again).  What hangs on the plan but not on the data goes with it: executor state, output, sink.
  */
@@ -90,7 +101,6 @@ static void
 make_plan(Pipeline *pipeline)
 {
 	MemoryContext old;
-	ListCell *lc;
 
 	if (pipeline->sink != NULL)
 		sink_close(pipeline->sink);
@@ -112,10 +122,45 @@ make_plan(Pipeline *pipeline)
 		pipeline->emitter = emitter_create(pipeline->plan->grouped);
 	pipeline->sink = sink_open(pipeline->query->target, pipeline->plan->result,
 							   pipeline->plan->query->key_columns);
-	MemoryContextSwitchTo(TopMemoryContext);
-	foreach (lc, pipeline->plan->input->relationOids)
-		watched_relations = list_append_unique_oid(watched_relations, lfirst_oid(lc));
+	watch_relations(pipeline->plan->input);
+	if (pipeline->plan->grouped != NULL)
+	{
+		watch_relations(pipeline->plan->grouped->output);
+		if (pipeline->plan->grouped->collected != NULL)
+			watch_relations(pipeline->plan->grouped->collected);
+	}
 	MemoryContextSwitchTo(old);
+}
+
+static bool
+lock_plan_relations(Pipeline *pipeline)
+{
+	GroupedPlan *grouped = pipeline->plan->grouped;
+
+	return plan_lock_relations(pipeline->plan->input) &&
+		   (grouped == NULL ||
+			(plan_lock_relations(grouped->output) &&
+			 (grouped->collected == NULL || plan_lock_relations(grouped->collected))));
+}
+
+/*
+ * Lock what the plan reads, and plan again as long as waiting for a lock brought news that a relation or function of it
+ * has changed.
+ */
+static void
+lock_valid_plan(Pipeline *pipeline)
+{
+	for (;;)
+	{
+		if (plan_is_stale)
+			make_plan(pipeline);
+		if (!lock_plan_relations(pipeline))
+			ereport(ERROR, (errcode(ERRCODE_UNDEFINED_TABLE),
+							errmsg("a relation that the query reads does not exist any more")));
+		if (!plan_is_stale)
+			break;
+		CHECK_FOR_INTERRUPTS();
+	}
 }
 
 static void
@@ -459,10 +504,13 @@ static bool
 wait_for_events(Pipeline *pipeline, long timeout_ms)
 {
 	WaitEvent event;
-	bool woken = WaitEventSetWait(pipeline->events, timeout_ms, &event, 1, PG_WAIT_EXTENSION) > 0 &&
-				 (event.events & WL_LATCH_SET) != 0;
+	bool woken;
 
-	ResetLatch(MyLatch);
+	(void) WaitEventSetWait(pipeline->events, timeout_ms, &event, 1, PG_WAIT_EXTENSION);
+	/* whatever the event was: the latch may have been set at the same moment */
+	woken = MyLatch->is_set;
+	if (woken)
+		ResetLatch(MyLatch);
 	CHECK_FOR_INTERRUPTS();
 	if (ConfigReloadPending)
 	{
@@ -647,7 +695,9 @@ settle_windows(Pipeline *pipeline)
 		(void) update_idleness(pipeline, now);
 		watermark = query_watermark(pipeline, now);
 		may_close = !pipeline->query->merged || all_groups_are_shared(pipeline);
-		if (may_close && watermark > pipeline->closed)
+		/* what was folded in may be of a pipeline that lagged behind those that have closed by now */
+		if (may_close && (watermark > pipeline->closed ||
+						  group_table_next_close(pipeline->groups) <= pipeline->closed))
 		{
 			close_windows(pipeline, watermark);
 			pipeline->closed = watermark;
@@ -655,8 +705,19 @@ settle_windows(Pipeline *pipeline)
 	}
 }
 
+static bool
+siblings_have_groups(Pipeline *pipeline)
+{
+	for (int i = 0; i < pipeline->query->npipelines; i++)
+		if (i != pipeline->number && group_state_is_private(pipeline->id, i))
+			return true;
+	return false;
+}
+
 /*
- * stop => 'end': a pipeline that has reached its stops closes what is its own; the last one finishes the query.
+ * stop => 'end': when all pipelines have reached their stops, each closes what is its own, and the last one to do so
+ * finishes the query.  Not before: until then the stream's key may turn out to be untrue, and groups be shared.  So a
+ * pipeline that is there too early ends, and the scheduler starts it once more when all are.
  */
 static bool
 finish_if_stopped(Pipeline *pipeline)
@@ -668,8 +729,13 @@ finish_if_stopped(Pipeline *pipeline)
 	if (pipeline->query->npipelines > 1 && !pipeline->query->merged)
 		take_turn(pipeline);
 	last = pipeline->query->npipelines <= 1 || siblings_stopped(pipeline);
-	if (pipeline->groups != NULL && (last || !pipeline->query->merged))
+	if (pipeline->groups != NULL && last)
+	{
+		if (pipeline->query->merged && !all_groups_are_shared(pipeline))
+			return true;
 		close_windows(pipeline, DT_NOEND);
+		last = !siblings_have_groups(pipeline);
+	}
 	if (last)
 		query_set_state(pipeline->id, QUERY_FINISHED);
 	return true;
@@ -715,11 +781,8 @@ transaction(Pipeline *pipeline)
 
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
-	if (plan_is_stale)
-		make_plan(pipeline);
-	if (!plan_lock_relations(pipeline->plan->input))
-		ereport(ERROR, (errcode(ERRCODE_UNDEFINED_TABLE),
-						errmsg("a relation that the query reads does not exist any more")));
+	lock_valid_plan(pipeline);
+	LockRelationOid(query->target, RowExclusiveLock);
 	if (!query_enter(pipeline->id, query->generation, &pipeline->advanced))
 	{
 		AbortOutOfAnyTransaction();
@@ -853,6 +916,8 @@ restore_committed(Pipeline *pipeline)
 	pipeline->closed = pipeline->committed_counters.closed;
 	pipeline->failed = NULL;
 	pipeline->stage = STAGE_NONE;
+	if (pipeline->stream_keys != NULL)
+		stream_keys_forget(pipeline->stream_keys);
 	for (int s = 0; s < pipeline->nstreams; s++)
 	{
 		PipelineStream *stream = &pipeline->streams[s];

@@ -139,6 +139,9 @@ extern StreamKeys *stream_keys_create(const GroupedPlan *plan);
 /* Note the stream keys of the evaluated rows.  Returns false if another pipeline has met one of them. */
 extern bool stream_keys_check(Pipeline *pipeline);
 
+/* The running transaction was aborted, and with it what was noted in it. */
+extern void stream_keys_forget(StreamKeys *keys);
+
 /* long_keys.c */
 extern void fail_long_keys(Pipeline *pipeline);
 

@@ -107,10 +107,10 @@ extern Datum aggregate_of_nothing(Aggref *aggref, bool *isnull);
 typedef struct InputRows
 {
 	MemoryContext context;
-	TupleDesc desc;
+	int natts;
 	int nrows;
 	int capacity;
-	Datum **values; /* [desc->natts][capacity] */
+	Datum **values; /* [natts][capacity] */
 	bool **nulls;
 	int *record;       /* [capacity] record index in its batch */
 	int *stream;       /* [capacity] index of the stream in the query */
