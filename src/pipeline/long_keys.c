@@ -74,7 +74,7 @@ is_too_long(const GroupedPlan *plan, const InputRows *rows, int row, Size *size)
 	{
 		int column = plan->grouping->keys[i].column;
 
-		if (TupleDescAttr(rows->desc, column)->attlen == -1 && !rows->nulls[column][row])
+		if (TupleDescAttr(plan->grouping->input, column)->attlen == -1 && !rows->nulls[column][row])
 			*size += toast_raw_datum_size(rows->values[column][row]);
 	}
 	if (*size <= SURELY_FITS)
@@ -94,7 +94,7 @@ keep_good_rows(Pipeline *pipeline)
 	{
 		if (pipeline->streams[rows->stream[i]].batch->status[rows->record[i]] != RECORD_OK)
 			continue;
-		for (int a = 0; a < rows->desc->natts; a++)
+		for (int a = 0; a < rows->natts; a++)
 		{
 			rows->values[a][n] = rows->values[a][i];
 			rows->nulls[a][n] = rows->nulls[a][i];
