@@ -209,6 +209,7 @@ CREATE TABLE velo.dead_letter (
 );
 CREATE INDEX dead_letter_query_idx ON velo.dead_letter (query, stream);
 COMMENT ON TABLE velo.dead_letter IS 'records that could not be processed; see the view velo.dead_letters';
+COMMENT ON SEQUENCE velo.dead_letter_id_seq IS 'ids of dead letters';
 
 SELECT pg_catalog.pg_extension_config_dump('velo.query', '');
 SELECT pg_catalog.pg_extension_config_dump('velo.query_partition', '');

@@ -224,7 +224,7 @@ velo_query_status(PG_FUNCTION_ARGS)
 		values[2] = CStringGetTextDatum(state_of_query(query, errors, running, needed, waiting));
 		values[3] = Int32GetDatum(running);
 		values[4] = Int64GetDatum(lag_of(partitions, -1));
-		set_time(partitions_watermark(partitions), &values[5], &nulls[5]);
+		set_time(Max(partitions_watermark(partitions), query->advanced), &values[5], &nulls[5]);
 		nulls[6] = nulls[7] = nulls[8] = nulls[9] = nulls[10] = true;
 		if (query->state == QUERY_PAUSED && query->paused_because != NULL)
 		{

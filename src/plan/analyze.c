@@ -905,7 +905,8 @@ continuous_load(const QueryInfo *info)
 	Relation view = relation_open(info->id, AccessShareLock);
 
 	result->query = copyObject(get_view_query(view));
-	relation_close(view, NoLock);
+	/* DROP locks what the query uses before the view: keeping the view here would make for deadlocks */
+	relation_close(view, AccessShareLock);
 	result->emit = info->emit;
 	result->window.grace = info->options.grace;
 	/* views and streams may have changed since it was stored */
