@@ -456,14 +456,18 @@ pipeline_slots(Oid query, int *nslots)
 void
 pipeline_wake_siblings(Oid query)
 {
-	LWLockAcquire(velo_shared->lock, LW_SHARED);
+	LWLockAcquire(velo_shared->lock, LW_EXCLUSIVE);
 	for (int i = 0; i < velo_shared->nslots; i++)
 	{
 		PipelineSlot *slot = &velo_shared->pipelines[i];
 
 		if (slot->database == MyDatabaseId && slot->query == query && slot != my_slot &&
 			slot->latch != NULL)
+		{
+			/* the latch alone could be reset by a wait for a lock */
+			slot->changed = true;
 			SetLatch(slot->latch);
+		}
 	}
 	LWLockRelease(velo_shared->lock);
 }

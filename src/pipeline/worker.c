@@ -463,10 +463,19 @@ poll_streams(Pipeline *pipeline)
 
 		if (total >= limit)
 			break;
-		if (source_poll(stream->source, batch, limit - total, bytes) == 0)
+		/* nothing would wake us for what is left behind records that are all dropped */
+		while (source_poll(stream->source, batch, limit - total, bytes) > 0)
+		{
+			if (pipeline->query->stop_at_end)
+				drop_beyond_stop(stream, before);
+			if (batch->nrecords > before)
+				break;
+			if (before == 0)
+				source_release(stream->source);
+			CHECK_FOR_INTERRUPTS();
+		}
+		if (batch->nrecords == before)
 			continue;
-		if (pipeline->query->stop_at_end)
-			drop_beyond_stop(stream, before);
 		if (pipeline->query->windowed)
 		{
 			now = GetCurrentTimestamp();
