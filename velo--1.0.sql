@@ -158,9 +158,11 @@ CREATE TABLE velo.query_error (
 	at timestamptz NOT NULL,
 	retry_at timestamptz,
 	attempts int NOT NULL,
+	unproven bool NOT NULL,
 	PRIMARY KEY (query, pipeline)
 );
 COMMENT ON COLUMN velo.query_error.message IS 'NULL when the trouble is over';
+COMMENT ON COLUMN velo.query_error.unproven IS 'a run has begun and achieved nothing yet: if it is gone, it has crashed';
 COMMENT ON TABLE velo.query_error IS 'present trouble of pipelines (-1: of the query as a whole); see velo.queries';
 
 CREATE TABLE velo.query_state (
@@ -209,6 +211,7 @@ CREATE TABLE velo.dead_letter (
 );
 CREATE INDEX dead_letter_query_idx ON velo.dead_letter (query, stream);
 COMMENT ON TABLE velo.dead_letter IS 'records that could not be processed; see the view velo.dead_letters';
+COMMENT ON SEQUENCE velo.dead_letter_id_seq IS 'ids of dead letters';
 
 SELECT pg_catalog.pg_extension_config_dump('velo.query', '');
 SELECT pg_catalog.pg_extension_config_dump('velo.query_partition', '');

@@ -57,7 +57,7 @@ SELECT velo.wait('big_trades');
 SELECT * FROM big_trades ORDER BY n;
 \d big_trades
 SELECT obj_description('big_trades'::regclass);
-INSERT INTO streams.trades (n, symbol, price, ts) VALUES (1000, 'NEW', 99.5, '2026-01-02'), (1001, 'NEW', 1, '2026-01-02');
+INSERT INTO streams.trades (n, symbol, price, ts, p) VALUES (1000, 'NEW', 99.5, '2026-01-02', 0), (1001, 'NEW', 1, '2026-01-02', 1);
 SELECT velo.wait('big_trades');
 SELECT * FROM big_trades WHERE n > 900;
 SELECT name, state, sink, target, emit, "window", pipelines, running, records_in, rows_out, late, tombstones, dead_letters,

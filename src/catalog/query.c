@@ -112,7 +112,8 @@ enum
 	ERROR_AT,
 	ERROR_RETRY_AT,
 	ERROR_ATTEMPTS,
-	ERROR_NATTS = ERROR_ATTEMPTS
+	ERROR_UNPROVEN,
+	ERROR_NATTS = ERROR_UNPROVEN
 };
 
 static const char *const query_state_names[] = {"active", "paused", "failed", "finished"};
@@ -123,8 +124,6 @@ static const char *const on_error_names[] = {"fail", "skip", "dead_letter"};
 
 /* whose errors this process reports */
 static int my_pipeline = QUERY_AS_A_WHOLE;
-
-static void clear_old_error(Oid id);
 
 static int
 name_index(const char *const *names, int nnames, const char *name)
@@ -456,8 +455,6 @@ query_enter(Oid id, int generation, TimestampTz *advanced)
 		heap_freetuple(tuple);
 	}
 	table_close(rel, AccessShareLock);
-	if (same)
-		clear_old_error(id);
 	return same;
 }
 
@@ -928,17 +925,21 @@ query_errors(Oid id)
 
 /*
  * Failures in a row of a pipeline as of now; 0 if the last one, present or past, lies longer back than two of the
- * longest delays.  *present: there is trouble now.
+ * longest delays.  *present (may be NULL): there is trouble now, or a run that has achieved nothing yet.  *unproven
+ * (may be NULL): the latter.
  */
 static int
-failures_in_a_row(Relation rel, Oid id, int pipeline, bool *present)
+failures_in_a_row(Relation rel, Oid id, int pipeline, bool *present, bool *unproven)
 {
 	ScanKeyData keys[2];
 	SysScanDesc scan;
 	HeapTuple tuple;
 	int attempts = 0;
 
-	*present = false;
+	if (present)
+		*present = false;
+	if (unproven)
+		*unproven = false;
 	rows_key_oid(&keys[0], ERROR_QUERY, id);
 	rows_key_int4(&keys[1], ERROR_PIPELINE, pipeline);
 	scan = rows_scan(rel, keys, 2);
@@ -949,7 +950,10 @@ failures_in_a_row(Relation rel, Oid id, int pipeline, bool *present)
 		bool nulls[ERROR_NATTS + 1];
 
 		heap_deform_tuple(tuple, RelationGetDescr(rel), values + 1, nulls + 1);
-		*present = !nulls[ERROR_MESSAGE];
+		if (present)
+			*present = !nulls[ERROR_MESSAGE] || DatumGetBool(values[ERROR_UNPROVEN]);
+		if (unproven)
+			*unproven = DatumGetBool(values[ERROR_UNPROVEN]);
 		if (!TimestampDifferenceExceeds(DatumGetTimestampTz(values[ERROR_AT]),
 										GetCurrentTimestamp(), 2 * velo_retry_max_delay))
 			attempts = DatumGetInt32(values[ERROR_ATTEMPTS]);
@@ -970,7 +974,7 @@ query_set_pipeline_error(Oid id, int pipeline, ErrorData *error, TimestampTz ret
 	if (!SearchSysCacheExists1(RELOID, ObjectIdGetDatum(id)))
 		return;
 	rel = rows_open("query_error", RowExclusiveLock);
-	attempts = failures_in_a_row(rel, id, pipeline, &present);
+	attempts = failures_in_a_row(rel, id, pipeline, &present, NULL);
 	if (error != NULL || present)
 	{
 		ScanKeyData keys[2];
@@ -980,7 +984,8 @@ query_set_pipeline_error(Oid id, int pipeline, ErrorData *error, TimestampTz ret
 		values[ERROR_QUERY] = ObjectIdGetDatum(id);
 		values[ERROR_PIPELINE] = Int32GetDatum(pipeline);
 		values[ERROR_AT] = TimestampTzGetDatum(GetCurrentTimestamp());
-		values[ERROR_ATTEMPTS] = Int32GetDatum(error ? attempts + 1 : attempts);
+		values[ERROR_ATTEMPTS] = Int32GetDatum(error ? attempts + 1 : 0);
+		values[ERROR_UNPROVEN] = BoolGetDatum(false);
 		if (error != NULL)
 		{
 			char *message =
@@ -1008,28 +1013,77 @@ query_set_error(Oid id, ErrorData *error, TimestampTz retry_at)
 	query_set_pipeline_error(id, my_pipeline, error, retry_at);
 }
 
-/*
- * What troubled an earlier run of the calling pipeline is over when a transaction of this one commits.
- */
+/* Note that a run has begun, or, at "at", that it has ended. */
 static void
-clear_old_error(Oid id)
+save_run(Relation rel, Oid id, int pipeline, bool unproven, int attempts, TimestampTz at)
 {
-	static bool looked = false;
-	ListCell *lc;
+	ScanKeyData keys[2];
+	SysScanDesc scan;
+	HeapTuple old;
+	Datum values[ERROR_NATTS + 1] = {0};
+	bool nulls[ERROR_NATTS + 1] = {0};
 
-	if (looked || my_pipeline == QUERY_AS_A_WHOLE)
-		return;
-	foreach (lc, query_errors(id))
+	values[ERROR_QUERY] = ObjectIdGetDatum(id);
+	values[ERROR_PIPELINE] = Int32GetDatum(pipeline);
+	values[ERROR_AT] = TimestampTzGetDatum(at);
+	values[ERROR_ATTEMPTS] = Int32GetDatum(attempts);
+	values[ERROR_UNPROVEN] = BoolGetDatum(unproven);
+	rows_key_oid(&keys[0], ERROR_QUERY, id);
+	rows_key_int4(&keys[1], ERROR_PIPELINE, pipeline);
+	scan = rows_scan(rel, keys, 2);
+	old = systable_getnext(scan);
+	if (HeapTupleIsValid(old))
 	{
-		const QueryError *error = lfirst(lc);
+		bool replace[ERROR_NATTS + 1] = {
+			[ERROR_UNPROVEN] = true, [ERROR_ATTEMPTS] = true, [ERROR_AT] = !unproven};
 
-		if (error->pipeline == my_pipeline && error->at < MyStartTimestamp)
-		{
-			query_set_error(id, NULL, DT_NOEND);
-			return; /* and look again, for this transaction may fail */
-		}
+		CatalogTupleUpdate(
+			rel, &old->t_self,
+			heap_modify_tuple(old, RelationGetDescr(rel), values + 1, nulls + 1, replace + 1));
 	}
-	looked = true;
+	else
+	{
+		nulls[ERROR_MESSAGE] = nulls[ERROR_SQLSTATE] = nulls[ERROR_HINT] = true;
+		nulls[ERROR_RETRY_AT] = true;
+		CatalogTupleInsert(rel, heap_form_tuple(RelationGetDescr(rel), values + 1, nulls + 1));
+	}
+	systable_endscan(scan);
+	CommandCounterIncrement();
+}
+
+void
+query_begin_run(Oid id)
+{
+	Relation rel = rows_open("query_error", RowExclusiveLock);
+	int attempts = failures_in_a_row(rel, id, my_pipeline, NULL, NULL);
+
+	save_run(rel, id, my_pipeline, true, attempts, GetCurrentTimestamp());
+	table_close(rel, NoLock);
+	/* the commit must outlive a crash that the run itself brings about */
+	ForceSyncCommit();
+}
+
+bool
+query_forgive_crash(Oid id, int pipeline)
+{
+	Relation rel = rows_open("query_error", RowExclusiveLock);
+	bool first = failures_in_a_row(rel, id, pipeline, NULL, NULL) == 0;
+
+	if (first)
+		save_run(rel, id, pipeline, false, 1, GetCurrentTimestamp());
+	table_close(rel, NoLock);
+	return first;
+}
+
+bool
+query_run_is_unproven(Oid id, int pipeline)
+{
+	Relation rel = rows_open("query_error", AccessShareLock);
+	bool unproven;
+
+	(void) failures_in_a_row(rel, id, pipeline, NULL, &unproven);
+	table_close(rel, AccessShareLock);
+	return unproven;
 }
 
 void
@@ -1042,8 +1096,8 @@ TimestampTz
 query_next_attempt(Oid id, int pipeline)
 {
 	Relation rel = rows_open("query_error", AccessShareLock);
-	bool present;
-	int64 delay = (int64) FIRST_RETRY_MS << Min(failures_in_a_row(rel, id, pipeline, &present), 20);
+	int failures = failures_in_a_row(rel, id, pipeline, NULL, NULL);
+	int64 delay = (int64) FIRST_RETRY_MS << Min(failures, 20);
 
 	table_close(rel, AccessShareLock);
 	return TimestampTzPlusMilliseconds(GetCurrentTimestamp(), Min(delay, velo_retry_max_delay));

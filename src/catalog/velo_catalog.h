@@ -199,8 +199,7 @@ extern Oid query_owner(Oid id);
 /*
  * To be called by a pipeline early in each of its transactions, after it has locked the relations that it uses: keeps
  * others from changing the query until the transaction ends.  False: it is no longer what the pipeline was started
- * for, so the pipeline should end without writing anything.  *advanced: QueryInfo.advanced as of now.  An error that an
- * earlier run of the pipeline left is over with the first commit after this.
+ * for, so the pipeline should end without writing anything.  *advanced: QueryInfo.advanced as of now.
  */
 extern bool query_enter(Oid id, int generation, TimestampTz *advanced);
 /* The same for those who change it: waits for pipelines to commit.  False if the query is gone. */
@@ -252,6 +251,17 @@ extern void query_set_error(Oid id, ErrorData *error, TimestampTz retry_at);
 extern void query_set_pipeline_error(Oid id, int pipeline, ErrorData *error, TimestampTz retry_at);
 /* Says whose errors query_set_error() reports in this process. */
 extern void query_errors_are_of(int pipeline);
+/*
+ * The calling pipeline begins a run.  It is unproven until query_set_error() is called with or without an error; if a
+ * run is unproven and gone, it has crashed, perhaps with the whole server.  The transaction's commit is synchronous.
+ */
+extern void query_begin_run(Oid id);
+extern bool query_run_is_unproven(Oid id, int pipeline);
+/*
+ * An unproven run is gone.  True if there was no failure before it: then it may begin anew at once, for it may well have
+ * been somebody else who crashed or stopped the server; but it counts.
+ */
+extern bool query_forgive_crash(Oid id, int pipeline);
 extern List *query_errors(Oid id); /* of QueryError */
 extern void query_clear_errors(Oid id);
 /*

@@ -25,6 +25,9 @@
 #include "utils/rel.h"
 #include "utils/timestamp.h"
 
+/* at the latest after this time a broker, or a worker slot, is tried again */
+#define TRY_AGAIN_MS 5000
+
 PG_FUNCTION_INFO_V1(velo_query_name);
 PG_FUNCTION_INFO_V1(velo_query_status);
 PG_FUNCTION_INFO_V1(velo_pipeline_status);
@@ -181,6 +184,15 @@ latest_error(List *errors)
 	return latest;
 }
 
+/* What has no time of its own (a broker that is away, a worker slot) is tried again and again. */
+static TimestampTz
+shown_retry(const QueryInfo *query, const QueryError *error)
+{
+	if (query->state == QUERY_ACTIVE && error->retry_at == DT_NOEND)
+		return TimestampTzPlusMilliseconds(GetCurrentTimestamp(), TRY_AGAIN_MS);
+	return error->retry_at;
+}
+
 /*
  * velo.query_status(): id, name, state, running, lag, watermark, error, error_sqlstate, error_hint, error_at, retry_at
  */
@@ -224,7 +236,7 @@ velo_query_status(PG_FUNCTION_ARGS)
 		values[2] = CStringGetTextDatum(state_of_query(query, errors, running, needed, waiting));
 		values[3] = Int32GetDatum(running);
 		values[4] = Int64GetDatum(lag_of(partitions, -1));
-		set_time(partitions_watermark(partitions), &values[5], &nulls[5]);
+		set_time(Max(partitions_watermark(partitions), query->advanced), &values[5], &nulls[5]);
 		nulls[6] = nulls[7] = nulls[8] = nulls[9] = nulls[10] = true;
 		if (query->state == QUERY_PAUSED && query->paused_because != NULL)
 		{
@@ -237,7 +249,7 @@ velo_query_status(PG_FUNCTION_ARGS)
 			set_text(unpack_sql_state(error->sqlerrcode), &values[7], &nulls[7]);
 			set_text(error->hint, &values[8], &nulls[8]);
 			set_time(error->at, &values[9], &nulls[9]);
-			set_time(error->retry_at, &values[10], &nulls[10]);
+			set_time(shown_retry(query, error), &values[10], &nulls[10]);
 		}
 		tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
 	}

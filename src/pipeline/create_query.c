@@ -363,6 +363,34 @@ check_rights(Query *query, Oid target)
 		aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_TABLE, get_rel_name(target));
 }
 
+/*
+ * A global aggregate has one row without a key, which is all that its target may hold: others would be overwritten.
+ * Looked at as the target's owner, who is to write it.
+ */
+static void
+check_target_is_empty(Oid target)
+{
+	char *name = get_rel_name(target);
+	Oid user;
+	int context;
+	bool empty;
+
+	GetUserIdAndSecContext(&user, &context);
+	SetUserIdAndSecContext(query_owner(target), context | SECURITY_LOCAL_USERID_CHANGE);
+	SPI_connect();
+	execute(psprintf(
+		"SELECT FROM %s LIMIT 1",
+		quote_qualified_identifier(get_namespace_name(get_rel_namespace(target)), name)));
+	empty = (SPI_processed == 0);
+	SPI_finish();
+	SetUserIdAndSecContext(user, context);
+	if (!empty)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("target \"%s\" is not empty", name),
+				 errdetail("A query without GROUP BY keeps one row, in a table of its own.")));
+}
+
 /* ------------------------------------------------------------------ the view */
 
 /* A name for the view that no other relation of the schema has. */
@@ -533,6 +561,8 @@ velo_create_query(PG_FUNCTION_ARGS)
 	{
 		query->target = check_target(target, continuous);
 		check_rights(continuous->query, query->target);
+		if (continuous->grouped && continuous->key_columns == NIL)
+			check_target_is_empty(query->target);
 	}
 	query->id = make_view(query, continuous);
 	query_insert(query);

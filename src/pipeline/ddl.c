@@ -136,6 +136,8 @@ may_change_queries(Node *command)
 			return castNode(DropStmt, command)->removeType == OBJECT_EXTENSION;
 		case T_AlterTableStmt:
 			return castNode(AlterTableStmt, command)->objtype == OBJECT_VIEW;
+		case T_TransactionStmt:
+			return castNode(TransactionStmt, command)->kind == TRANS_STMT_COMMIT_PREPARED;
 		case T_ReassignOwnedStmt:
 		case T_AlterRoleStmt:
 			return true;

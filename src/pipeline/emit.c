@@ -143,9 +143,13 @@ fail_group(Pipeline *pipeline, StateGroup *group, const char *kind, const ErrorD
 	switch (pipeline->query->on_error)
 	{
 		case ON_ERROR_FAIL:
+			/* nothing of this transaction is committed */
+			pipeline->group_failed = true;
 			ereport(ERROR, (errcode(error->sqlerrcode),
 							errmsg("a group of the query could not be written: %s", error->message),
-							errdetail_internal("%s", detail)));
+							errdetail_internal("%s", detail),
+							errhint("To go on without it, set on_error to 'skip' or 'dead_letter' "
+									"with velo.alter_query() and call velo.restart_query().")));
 			break;
 		case ON_ERROR_SKIP:
 			break;
@@ -203,6 +207,24 @@ retraction(Pipeline *pipeline, StateGroup *group)
 	return row;
 }
 
+/* Take back the rows of some groups.  One that the target keeps all the same is out, and its group has failed. */
+static void
+retract_groups(Pipeline *pipeline, StateGroup **groups, int ngroups)
+{
+	SinkRow *rows = palloc_array(SinkRow, ngroups);
+
+	for (int i = 0; i < ngroups; i++)
+		rows[i] = retraction(pipeline, groups[i]);
+	(void) sink_write(pipeline->sink, rows, ngroups);
+	for (int i = 0; i < ngroups; i++)
+	{
+		groups[i]->out = rows[i].error != NULL;
+		group_touch(pipeline->groups, groups[i]);
+		if (rows[i].error != NULL)
+			fail_group(pipeline, groups[i], "sink", rows[i].error);
+	}
+}
+
 /*
  * Evaluate the output of some groups and write it.  A group whose row should not be there (HAVING, an error) loses the
  * row that it had.
@@ -212,7 +234,7 @@ emit_groups(Pipeline *pipeline, StateGroup **groups, int ngroups)
 {
 	EmittedRow *emitted;
 	SinkRow *rows;
-	SinkRow *retracted;
+	StateGroup **retracted;
 	StateGroup **written;
 	int nrows = 0;
 	int nretracted = 0;
@@ -221,7 +243,7 @@ emit_groups(Pipeline *pipeline, StateGroup **groups, int ngroups)
 	MemoryContextSwitchTo(pipeline->emit_context);
 	emitted = emitter_run(pipeline->emitter, pipeline->groups, groups, ngroups);
 	rows = palloc_array(SinkRow, ngroups);
-	retracted = palloc_array(SinkRow, ngroups);
+	retracted = palloc_array(StateGroup *, ngroups);
 	written = palloc_array(StateGroup *, ngroups);
 
 	for (int i = 0; i < ngroups; i++)
@@ -241,36 +263,31 @@ emit_groups(Pipeline *pipeline, StateGroup **groups, int ngroups)
 		if (emitted[i].error == NULL)
 			group_succeeded(pipeline, group);
 		if (group->out)
-		{
-			retracted[nretracted++] = retraction(pipeline, group);
-			group->out = false;
-			group_touch(pipeline->groups, group);
-		}
+			retracted[nretracted++] = group;
 	}
-	(void) sink_write(pipeline->sink, retracted, nretracted);
+	retract_groups(pipeline, retracted, nretracted);
 	pipeline->counters.rows_out += sink_write(pipeline->sink, rows, nrows);
 
 	nretracted = 0;
 	for (int i = 0; i < nrows; i++)
 	{
 		StateGroup *group = written[i];
-		bool was_out = group->out;
 
-		if (rows[i].error == NULL)
-			group_succeeded(pipeline, group);
-		else
+		if (rows[i].error != NULL)
 		{
 			fail_group(pipeline, group, "sink", rows[i].error);
-			if (was_out)
-				retracted[nretracted++] = retraction(pipeline, group);
+			if (group->out)
+				retracted[nretracted++] = group;
+			continue;
 		}
-		if (was_out != (rows[i].error == NULL))
+		group_succeeded(pipeline, group);
+		if (!group->out)
 		{
-			group->out = rows[i].error == NULL;
+			group->out = true;
 			group_touch(pipeline->groups, group);
 		}
 	}
-	(void) sink_write(pipeline->sink, retracted, nretracted);
+	retract_groups(pipeline, retracted, nretracted);
 	MemoryContextSwitchTo(pipeline->round_context);
 }
 

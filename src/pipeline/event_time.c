@@ -11,6 +11,8 @@
 #include "utils/timestamp.h"
 
 #define US_PER_MS 1000
+/* how often a pipeline looks whether the others share their groups, so that windows can close */
+#define SIBLINGS_CHECK_MS 1000
 
 bool
 update_idleness(Pipeline *pipeline, TimestampTz now)
@@ -114,14 +116,14 @@ next_event_time_action(Pipeline *pipeline, TimestampTz now)
 			PipelinePartition *partition = &stream->partitions[i];
 
 			if (!partition->idle && stream->idle_timeout > 0)
-				next = Min(next, Max(now + US_PER_MS,
-									 partition->last_record_at + stream->idle_timeout * US_PER_MS));
+				next = Min(next, partition->last_record_at + stream->idle_timeout * US_PER_MS);
 		}
 	}
 	close = group_table_next_close(pipeline->groups);
-	if (pipeline->all_idle_since != DT_NOBEGIN && pipeline->idle_stand != DT_NOBEGIN &&
-		close != DT_NOEND)
-		next = Min(next,
-				   Max(now + US_PER_MS, pipeline->all_idle_since + (close - pipeline->idle_stand)));
+	if (waits_for_siblings(pipeline))
+		next = Min(next, now + SIBLINGS_CHECK_MS * US_PER_MS);
+	else if (pipeline->all_idle_since != DT_NOBEGIN && pipeline->idle_stand != DT_NOBEGIN &&
+			 close != DT_NOEND)
+		next = Min(next, pipeline->all_idle_since + (close - pipeline->idle_stand));
 	return next;
 }

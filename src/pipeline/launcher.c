@@ -30,7 +30,6 @@
 
 #define WORKER_RESTART_SECONDS 5
 #define SCHEDULER_RESTART_MS 1000
-#define CRASH_DELAY_MS 5000
 
 static void
 register_worker(const char *name, const char *function, BgWorkerStartTime start, int flags)
@@ -224,27 +223,6 @@ start_wanted(BackgroundWorkerHandle **handles)
 	return timeout;
 }
 
-/*
- * After the crash of any process PostgreSQL starts all anew at once.  In case that a pipeline was the cause, leave the
- * server alone for a while, so that somebody can get in and pause the query.
- */
-static void
-wait_after_crash(void)
-{
-	TimestampTz until = TimestampTzPlusMilliseconds(MyStartTimestamp, CRASH_DELAY_MS);
-	long left;
-
-	if (!TimestampDifferenceExceeds(PgStartTime, MyStartTimestamp, CRASH_DELAY_MS))
-		return;
-	while ((left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), until)) > 0)
-	{
-		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, left,
-						 PG_WAIT_EXTENSION);
-		ResetLatch(MyLatch);
-		CHECK_FOR_INTERRUPTS();
-	}
-}
-
 void
 velo_launcher_main(Datum arg)
 {
@@ -266,7 +244,6 @@ velo_launcher_main(Datum arg)
 	LWLockRelease(velo_shared->lock);
 	before_shmem_exit(forget_launcher, (Datum) 0);
 	pgstat_report_activity(STATE_IDLE, NULL);
-	wait_after_crash();
 
 	for (;;)
 	{

@@ -55,25 +55,40 @@ record_stage(MetricStage stage, uint64 value)
 		histogram_add(&slot->stages[stage], value);
 }
 
-/* Records a second since the last call that was long enough ago to tell. */
-static void
-publish_rate(PipelineSlot *slot, int64 records, TimestampTz now)
-{
-	static TimestampTz last_at = 0;
-	static int64 last_records = 0;
+static TimestampTz rate_at = 0; /* when it was published last */
+static int64 rate_records = 0;  /* records_in then */
+static bool rate_is_zero = true;
 
-	if (last_at == 0 || records < last_records)
+void
+publish_rate(Pipeline *pipeline)
+{
+	PipelineSlot *slot = pipeline_my_slot();
+	int64 records = pipeline->committed_counters.records_in;
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (rate_at == 0 || (rate_is_zero && records == rate_records))
 	{
-		last_at = now;
-		last_records = records;
+		rate_at = now;
+		rate_records = records;
+		return;
 	}
-	else if (now - last_at >= USECS_PER_SEC)
-	{
-		pg_atomic_write_u64(&slot->records_per_second, (uint64) ((records - last_records) * 1000.0 *
-																 USECS_PER_SEC / (now - last_at)));
-		last_at = now;
-		last_records = records;
-	}
+	/* after a pause, the rate is that of the last second */
+	if (rate_is_zero)
+		rate_at = Max(rate_at, now - USECS_PER_SEC);
+	rate_is_zero = false;
+	if (slot == NULL || now - rate_at < USECS_PER_SEC)
+		return;
+	pg_atomic_write_u64(&slot->records_per_second, (uint64) ((records - rate_records) * 1000.0 *
+															 USECS_PER_SEC / (now - rate_at)));
+	rate_is_zero = records == rate_records;
+	rate_at = now;
+	rate_records = records;
+}
+
+TimestampTz
+next_rate_at(void)
+{
+	return rate_is_zero ? DT_NOEND : rate_at + USECS_PER_SEC;
 }
 
 void
@@ -118,7 +133,7 @@ publish_figures(Pipeline *pipeline)
 	pg_atomic_write_u64(&slot->lag, lag);
 	pg_atomic_write_u64(&slot->watermark, watermark == DT_NOEND ? counters->closed : watermark);
 	pg_atomic_write_u64(&slot->last_commit_at, now);
-	publish_rate(slot, counters->records_in, now);
+	publish_rate(pipeline);
 	pg_atomic_write_u64(&slot->queue_depth, total.queue_depth);
 	pg_atomic_write_u64(&slot->queue_capacity, total.queue_capacity);
 	pg_atomic_write_u64(&slot->queue_high_water, total.queue_high_water);
@@ -133,5 +148,5 @@ publish_figures(Pipeline *pipeline)
 		pg_atomic_write_u64(&slot->state_bytes, stats.state_bytes);
 		pg_atomic_write_u64(&slot->memory_bytes, stats.memory_bytes + total.queue_bytes);
 	}
-	pipeline_set_state(pipeline->in_trouble ? PIPELINE_WAITING : PIPELINE_RUNNING);
+	pipeline_set_state(pipeline->trouble != SOURCE_FINE ? PIPELINE_WAITING : PIPELINE_RUNNING);
 }

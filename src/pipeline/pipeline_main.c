@@ -41,6 +41,7 @@ static const struct
 	{"lock_timeout", "0"},
 	{"deadlock_timeout", "50ms"},
 	{"idle_in_transaction_session_timeout", "0"},
+	{"transaction_timeout", "0"}, /* since PostgreSQL 17 */
 	{"session_replication_role", "origin"},
 };
 
@@ -77,10 +78,30 @@ prepare(const PipelineStart *start)
 			query_set_error(start->query, NULL, DT_NOEND);
 			ready = false;
 		}
+		else
+		{
+			TimestampTz advanced;
+
+			ready = query_enter(start->query, start->generation, &advanced);
+			if (ready)
+				query_begin_run(start->query);
+		}
 	}
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 	return ready;
+}
+
+/* The run has ended as it should, whatever it has achieved, and whatever has become of the query. */
+static void
+end_run(const PipelineStart *start)
+{
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	if (query_get(start->query) != NULL && query_run_is_unproven(start->query, start->pipeline))
+		query_set_error(start->query, NULL, DT_NOEND);
+	PopActiveSnapshot();
+	CommitTransactionCommand();
 }
 
 /* Record the error and log it, unless the query has changed or gone: then that was the reason. */
@@ -119,8 +140,9 @@ velo_pipeline_main(Datum arg)
 	BackgroundWorkerInitializeConnectionByOid(start.database, start.owner,
 											  COMPAT_BYPASS_ROLELOGINCHECK);
 	for (int i = 0; i < (int) lengthof(pipeline_settings); i++)
-		SetConfigOption(pipeline_settings[i].name, pipeline_settings[i].value, PGC_SUSET,
-						PGC_S_OVERRIDE);
+		if (GetConfigOption(pipeline_settings[i].name, true, false) != NULL)
+			SetConfigOption(pipeline_settings[i].name, pipeline_settings[i].value, PGC_SUSET,
+							PGC_S_OVERRIDE);
 
 	query_errors_are_of(start.pipeline);
 	context = AllocSetContextCreate(TopMemoryContext, "velo pipeline", ALLOCSET_DEFAULT_SIZES);
@@ -132,6 +154,7 @@ velo_pipeline_main(Datum arg)
 			MemoryContextSwitchTo(context);
 			pipeline_run(start.query, start.pipeline, start.generation);
 		}
+		end_run(&start);
 	}
 	PG_CATCH();
 	{

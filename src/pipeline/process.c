@@ -442,22 +442,25 @@ settle_offsets(Pipeline *pipeline)
 	record_stage(METRIC_BATCH_RECORDS, records);
 }
 
-/* The record that the search for a failing apply has found: it fails without being tried again. */
+/* Records that are known to fail in apply do so without being tried again. */
 static void
-set_poison_aside(Pipeline *pipeline)
+set_poisons_aside(Pipeline *pipeline)
 {
-	RecordBatch *batch;
+	ListCell *lc;
 
-	if (pipeline->poison == NULL)
-		return;
-	batch = pipeline->streams[pipeline->poison_stream].batch;
-	for (int i = 0; i < batch->nrecords; i++)
+	foreach (lc, pipeline->poisons)
 	{
-		if (batch->records[i].partition != pipeline->poison_partition ||
-			batch->records[i].offset != pipeline->poison_offset)
-			continue;
-		fail_record(pipeline, "apply", pipeline->poison_stream, i, pipeline->poison);
-		batch->status[i] = RECORD_BAD;
+		const Poison *poison = lfirst(lc);
+		RecordBatch *batch = pipeline->streams[poison->stream].batch;
+
+		for (int i = 0; i < batch->nrecords; i++)
+		{
+			if (batch->records[i].partition != poison->partition ||
+				batch->records[i].offset != poison->offset)
+				continue;
+			fail_record(pipeline, "apply", poison->stream, i, poison->error);
+			batch->status[i] = RECORD_BAD;
+		}
 	}
 }
 
@@ -473,6 +476,7 @@ evaluate_all(Pipeline *pipeline)
 		set->to[s] = pipeline->streams[s].batch->nrecords;
 	}
 	evaluate(pipeline, set);
+	fail_long_keys(pipeline);
 }
 
 /*
@@ -497,11 +501,11 @@ process_round(Pipeline *pipeline)
 				pipeline->streams[s].partitions[i].watermark;
 	for (int s = 0; s < pipeline->nstreams; s++)
 		decode(pipeline, &pipeline->streams[s]);
-	set_poison_aside(pipeline);
 	collect_decode_failures(pipeline);
 	if (fail)
 		(void) cut_at_failures(pipeline);
 	advance_watermarks(pipeline);
+	set_poisons_aside(pipeline);
 	decoded = GetCurrentTimestamp();
 	evaluate_all(pipeline);
 	if (fail && cut_at_failures(pipeline))

@@ -374,6 +374,9 @@ velo_alter_query(PG_FUNCTION_ARGS)
 	query->own_options =
 		DatumGetJsonbP(DirectFunctionCall1(jsonb_strip_nulls, JsonbPGetDatum(changes)));
 	save_query(query);
+	/* what troubled its pipelines may be over; why it has failed stays to be read */
+	if (query->state == QUERY_ACTIVE)
+		query_clear_errors(query->id);
 	PG_RETURN_VOID();
 }
 

@@ -18,6 +18,7 @@
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
+#include "state/state.h"
 #include "storage/ipc.h"
 #include "storage/lmgr.h"
 #include "tcop/tcopprot.h"
@@ -27,6 +28,8 @@
 #include "utils/timestamp.h"
 
 #define RESTART_MS 1000
+/* when to look at an error that was just recorded */
+#define RECORDED_MS 100
 /* how often to look whether a worker slot is free, of which nothing tells */
 #define NO_WORKER_RETRY_MS 5000
 
@@ -37,6 +40,7 @@ typedef struct WantedPipeline
 	char *name; /* of the query */
 	bool owner_can_login;
 	const QueryError *error; /* or NULL */
+	bool unproven;           /* a run has begun and achieved nothing yet */
 } WantedPipeline;
 
 /* A pipeline that this scheduler has started, by its place among the slots. */
@@ -168,9 +172,23 @@ look_at_partitions(List *partitions, int pipeline, bool *has_any, bool *unfinish
 	}
 }
 
+/* Has the pipeline of a merged query groups to fold into the shared ones? */
+static bool
+has_groups_to_fold(const QueryInfo *query, int pipeline)
+{
+	if (!query->merged)
+		return false;
+	for (int i = pipeline; i < MAX_PIPELINES_PER_QUERY; i += query->npipelines)
+	{
+		if (group_state_is_private(query->id, i))
+			return true;
+	}
+	return false;
+}
+
 /*
  * The pipelines of a query that have something to do: those with partitions, or the first to find some.  One that has
- * reached its end need not run again while others have not: the last one finishes the query.
+ * reached its end need not run again while others have not, unless its groups are wanted.
  */
 static List *
 wanted_of_query(const QueryInfo *query, List *wanted)
@@ -196,7 +214,8 @@ wanted_of_query(const QueryInfo *query, List *wanted)
 		ListCell *lc;
 
 		look_at_partitions(partitions, i, &has_any, &unfinished);
-		if (query->npipelines > 0 && (!has_any || !(unfinished || all_finished)))
+		if (query->npipelines > 0 &&
+			(!has_any || !(unfinished || all_finished || has_groups_to_fold(query, i))))
 			continue;
 		pipeline = palloc0(sizeof(WantedPipeline));
 		pipeline->start.database = MyDatabaseId;
@@ -206,6 +225,7 @@ wanted_of_query(const QueryInfo *query, List *wanted)
 		pipeline->start.generation = query->generation;
 		pipeline->name = query->name;
 		pipeline->owner_can_login = login;
+		pipeline->unproven = query_run_is_unproven(query->id, i);
 		foreach (lc, errors)
 		{
 			if (((QueryError *) lfirst(lc))->pipeline == i)
@@ -285,6 +305,22 @@ record_crash(const PipelineStart *start)
 					   .hint = "The server log says why."};
 
 	record_error(start->query, start->pipeline, &error, true);
+}
+
+/* An unproven run is gone without a word, perhaps with the whole server. */
+static void
+record_lost_run(const PipelineStart *start)
+{
+	bool forgiven = true;
+
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	if (ConditionalLockRelationOid(start->query, RowExclusiveLock) && query_get(start->query))
+		forgiven = query_forgive_crash(start->query, start->pipeline);
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+	if (!forgiven)
+		record_crash(start);
 }
 
 /*
@@ -432,7 +468,7 @@ waits_for_worker(const WantedPipeline *pipeline)
 	return pipeline->error && pipeline->error->sqlerrcode == ERRCODE_CONFIGURATION_LIMIT_EXCEEDED;
 }
 
-/* When it may be started: DT_NOBEGIN for at once, DT_NOEND for not without a change. */
+/* When it may be started: DT_NOBEGIN for at once. */
 static TimestampTz
 start_not_before(const WantedPipeline *pipeline)
 {
@@ -440,7 +476,10 @@ start_not_before(const WantedPipeline *pipeline)
 
 	if (waits_for_worker(pipeline))
 		return DT_NOBEGIN;
-	if (pipeline->error)
+	/* without a time: a running pipeline told of the trouble of its source; too far away: another server's clock */
+	if (pipeline->error &&
+		pipeline->error->retry_at <=
+			TimestampTzPlusMilliseconds(GetCurrentTimestamp(), velo_retry_max_delay))
 		return pipeline->error->retry_at;
 	/* one that ended without a reason must not be started in a tight loop */
 	return last ? TimestampTzPlusMilliseconds(last->start.started_at, RESTART_MS) : DT_NOBEGIN;
@@ -466,14 +505,17 @@ start_missing(List *wanted)
 
 		if (has_slot(&pipeline->start))
 			continue;
+		if (pipeline->unproven)
+		{
+			record_lost_run(&pipeline->start);
+			timeout = timeout < 0 ? RECORDED_MS : Min(timeout, RECORDED_MS);
+			continue;
+		}
 		if (not_before > now)
 		{
-			if (not_before != DT_NOEND)
-			{
-				long wait = TimestampDifferenceMilliseconds(now, not_before) + 1;
+			long wait = TimestampDifferenceMilliseconds(now, not_before) + 1;
 
-				timeout = timeout < 0 ? wait : Min(timeout, wait);
-			}
+			timeout = timeout < 0 ? wait : Min(timeout, wait);
 			continue;
 		}
 		if (!pipeline->owner_can_login)
@@ -485,7 +527,7 @@ start_missing(List *wanted)
 								   "has LOGIN."};
 
 			record_error(pipeline->start.query, pipeline->start.pipeline, &error, true);
-			timeout = 0;
+			timeout = timeout < 0 ? RECORDED_MS : Min(timeout, RECORDED_MS);
 			continue;
 		}
 		setting = start_pipeline(pipeline);

@@ -204,12 +204,8 @@ notify_xact_callback(XactEvent event, void *arg)
 			}
 			break;
 		case XACT_EVENT_ABORT:
+		case XACT_EVENT_PREPARE: /* COMMIT PREPARED tells of it, see ddl.c */
 			notify_pending = false;
-			break;
-		case XACT_EVENT_PRE_PREPARE:
-			if (notify_pending)
-				ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-								errmsg("cannot PREPARE a transaction that has changed a query")));
 			break;
 		default:
 			break;

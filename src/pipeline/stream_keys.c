@@ -12,6 +12,9 @@
 #include "utils/memutils.h"
 #include "utils/typcache.h"
 
+/* values kept in memory: 32 MB of them */
+#define MAX_MET (1 << 20)
+
 typedef struct MetValue
 {
 	uint64 hash;
@@ -60,6 +63,12 @@ stream_keys_create(const GroupedPlan *plan)
 	return keys;
 }
 
+void
+stream_keys_forget(StreamKeys *keys)
+{
+	met_reset(keys->met);
+}
+
 /* Values of a type that can't be hashed count as one, which another pipeline will have met as well. */
 static uint64
 hash_row(const StreamKeys *keys, const InputRows *rows, int row)
@@ -102,6 +111,9 @@ stream_keys_check(Pipeline *pipeline)
 	}
 	if (nhashes == 0)
 		return true;
+	/* what is noted can always be looked up again */
+	if (keys->met->members > MAX_MET)
+		stream_keys_forget(keys);
 	take_turn(pipeline);
 	return stream_keys_claim(pipeline->id, pipeline->number, hashes, nhashes);
 }

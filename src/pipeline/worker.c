@@ -11,7 +11,7 @@
  * committed offsets.  So nothing is ever left half changed, and no undo log is needed.
  *
  * Applying can hardly fail, for everything was evaluated before; where it does (overflow of a sum), the batch is
- * replayed in halves until one record stands alone, and that becomes a dead letter.
+ * replayed without the record, which becomes a dead letter.
  */
 #include "pipeline/worker.h"
 
@@ -35,7 +35,7 @@
 #define QUEUE_SHARE 4
 #define BATCH_SHARE 8
 /* how often a source in trouble is looked at */
-#define TROUBLE_CHECK_MS 100
+#define TROUBLE_CHECK_MS 1000
 
 /* The worker's own: a process runs one pipeline, and invalidation callbacks can't be taken back. */
 static bool callbacks_registered = false;
@@ -83,6 +83,17 @@ register_callbacks(void)
 
 /* ---------------------------------------------------------------- setting up */
 
+static void
+watch_relations(const PlannedStmt *plan)
+{
+	MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
+	ListCell *lc;
+
+	foreach (lc, plan->relationOids)
+		watched_relations = list_append_unique_oid(watched_relations, lfirst_oid(lc));
+	MemoryContextSwitchTo(old);
+}
+
 /*
  * Plan the query (again).  What hangs on the plan but not on the data goes with it: executor state, output, sink.
  */
@@ -90,7 +101,6 @@ static void
 make_plan(Pipeline *pipeline)
 {
 	MemoryContext old;
-	ListCell *lc;
 
 	if (pipeline->sink != NULL)
 		sink_close(pipeline->sink);
@@ -112,10 +122,45 @@ make_plan(Pipeline *pipeline)
 		pipeline->emitter = emitter_create(pipeline->plan->grouped);
 	pipeline->sink = sink_open(pipeline->query->target, pipeline->plan->result,
 							   pipeline->plan->query->key_columns);
-	MemoryContextSwitchTo(TopMemoryContext);
-	foreach (lc, pipeline->plan->input->relationOids)
-		watched_relations = list_append_unique_oid(watched_relations, lfirst_oid(lc));
+	watch_relations(pipeline->plan->input);
+	if (pipeline->plan->grouped != NULL)
+	{
+		watch_relations(pipeline->plan->grouped->output);
+		if (pipeline->plan->grouped->collected != NULL)
+			watch_relations(pipeline->plan->grouped->collected);
+	}
 	MemoryContextSwitchTo(old);
+}
+
+static bool
+lock_plan_relations(Pipeline *pipeline)
+{
+	GroupedPlan *grouped = pipeline->plan->grouped;
+
+	return plan_lock_relations(pipeline->plan->input) &&
+		   (grouped == NULL ||
+			(plan_lock_relations(grouped->output) &&
+			 (grouped->collected == NULL || plan_lock_relations(grouped->collected))));
+}
+
+/*
+ * Lock what the plan reads, and plan again as long as waiting for a lock brought news that a relation or function of it
+ * has changed.
+ */
+static void
+lock_valid_plan(Pipeline *pipeline)
+{
+	for (;;)
+	{
+		if (plan_is_stale)
+			make_plan(pipeline);
+		if (!lock_plan_relations(pipeline))
+			ereport(ERROR, (errcode(ERRCODE_UNDEFINED_TABLE),
+							errmsg("a relation that the query reads does not exist any more")));
+		if (!plan_is_stale)
+			break;
+		CHECK_FOR_INTERRUPTS();
+	}
 }
 
 static void
@@ -297,7 +342,9 @@ set_up(Oid id, int number, int generation)
 	pipeline->context = context;
 	pipeline->round_context = AllocSetContextCreate(context, "velo batch", ALLOCSET_DEFAULT_SIZES);
 	pipeline->emit_context = AllocSetContextCreate(context, "velo emit", ALLOCSET_DEFAULT_SIZES);
-	pipeline->record_limit = INT_MAX;
+	pipeline->unproven = true;
+	/* the first transaction makes the row of a global aggregate, and shows that all is well */
+	pipeline->due = true;
 	pipeline->all_idle_since = DT_NOBEGIN;
 	pipeline->advanced = DT_NOBEGIN;
 	pipeline->query = query_get(id);
@@ -388,16 +435,25 @@ drop_beyond_stop(PipelineStream *stream, int from)
 	batch->nrecords = kept;
 }
 
-/* Take what is there.  Returns the number of records in all batches. */
+/* Records in all batches. */
 static int
-poll_streams(Pipeline *pipeline)
+total_records(Pipeline *pipeline)
 {
-	int limit = Min(pipeline->record_limit, pipeline->query->options.batch_size);
-	Size bytes = (Size) pipeline->query->options.pipeline_memory * 1024 / BATCH_SHARE;
 	int total = 0;
 
 	for (int s = 0; s < pipeline->nstreams; s++)
 		total += pipeline->streams[s].batch->nrecords;
+	return total;
+}
+
+/* Take what is there.  Returns the number of records in all batches. */
+static int
+poll_streams(Pipeline *pipeline)
+{
+	int limit = pipeline->query->options.batch_size;
+	Size bytes = (Size) pipeline->query->options.pipeline_memory * 1024 / BATCH_SHARE;
+	int total = total_records(pipeline);
+
 	for (int s = 0; s < pipeline->nstreams; s++)
 	{
 		PipelineStream *stream = &pipeline->streams[s];
@@ -448,10 +504,13 @@ static bool
 wait_for_events(Pipeline *pipeline, long timeout_ms)
 {
 	WaitEvent event;
-	bool woken = WaitEventSetWait(pipeline->events, timeout_ms, &event, 1, PG_WAIT_EXTENSION) > 0 &&
-				 (event.events & WL_LATCH_SET) != 0;
+	bool woken;
 
-	ResetLatch(MyLatch);
+	(void) WaitEventSetWait(pipeline->events, timeout_ms, &event, 1, PG_WAIT_EXTENSION);
+	/* whatever the event was: the latch may have been set at the same moment */
+	woken = MyLatch->is_set;
+	if (woken)
+		ResetLatch(MyLatch);
 	CHECK_FOR_INTERRUPTS();
 	if (ConfigReloadPending)
 	{
@@ -488,7 +547,7 @@ told_of_change(void)
 static int
 gather(Pipeline *pipeline)
 {
-	int limit = Min(pipeline->record_limit, pipeline->query->options.batch_size);
+	int limit = pipeline->query->options.batch_size;
 	TimestampTz start = GetCurrentTimestamp();
 	int total = poll_streams(pipeline);
 	TimestampTz until;
@@ -631,11 +690,14 @@ settle_windows(Pipeline *pipeline)
 	if (pipeline->query->windowed)
 	{
 		TimestampTz now = GetCurrentTimestamp();
+		bool may_close;
 
 		(void) update_idleness(pipeline, now);
 		watermark = query_watermark(pipeline, now);
-		if (watermark > pipeline->closed &&
-			(!pipeline->query->merged || all_groups_are_shared(pipeline)))
+		may_close = !pipeline->query->merged || all_groups_are_shared(pipeline);
+		/* what was folded in may be of a pipeline that lagged behind those that have closed by now */
+		if (may_close && (watermark > pipeline->closed ||
+						  group_table_next_close(pipeline->groups) <= pipeline->closed))
 		{
 			close_windows(pipeline, watermark);
 			pipeline->closed = watermark;
@@ -643,8 +705,19 @@ settle_windows(Pipeline *pipeline)
 	}
 }
 
+static bool
+siblings_have_groups(Pipeline *pipeline)
+{
+	for (int i = 0; i < pipeline->query->npipelines; i++)
+		if (i != pipeline->number && group_state_is_private(pipeline->id, i))
+			return true;
+	return false;
+}
+
 /*
- * stop => 'end': a pipeline that has reached its stops closes what is its own; the last one finishes the query.
+ * stop => 'end': when all pipelines have reached their stops, each closes what is its own, and the last one to do so
+ * finishes the query.  Not before: until then the stream's key may turn out to be untrue, and groups be shared.  So a
+ * pipeline that is there too early ends, and the scheduler starts it once more when all are.
  */
 static bool
 finish_if_stopped(Pipeline *pipeline)
@@ -656,8 +729,13 @@ finish_if_stopped(Pipeline *pipeline)
 	if (pipeline->query->npipelines > 1 && !pipeline->query->merged)
 		take_turn(pipeline);
 	last = pipeline->query->npipelines <= 1 || siblings_stopped(pipeline);
-	if (pipeline->groups != NULL && (last || !pipeline->query->merged))
+	if (pipeline->groups != NULL && last)
+	{
+		if (pipeline->query->merged && !all_groups_are_shared(pipeline))
+			return true;
 		close_windows(pipeline, DT_NOEND);
+		last = !siblings_have_groups(pipeline);
+	}
 	if (last)
 		query_set_state(pipeline->id, QUERY_FINISHED);
 	return true;
@@ -696,20 +774,15 @@ transaction(Pipeline *pipeline)
 	QueryInfo *query = pipeline->query;
 	TimestampTz until = GetCurrentTimestamp() + query->options.commit_interval * (int64) US_PER_MS;
 	int enough = Max(1, query->options.batch_size / 4);
-	int records = 0;
+	int records = total_records(pipeline);
+	int64 processed = 0;
+	bool proven;
 	TimestampTz stage_start;
-
-	pipeline->round_records = 0;
-	for (int s = 0; s < pipeline->nstreams; s++)
-		records += pipeline->streams[s].batch->nrecords;
 
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
-	if (plan_is_stale)
-		make_plan(pipeline);
-	if (!plan_lock_relations(pipeline->plan->input))
-		ereport(ERROR, (errcode(ERRCODE_UNDEFINED_TABLE),
-						errmsg("a relation that the query reads does not exist any more")));
+	lock_valid_plan(pipeline);
+	LockRelationOid(query->target, RowExclusiveLock);
 	if (!query_enter(pipeline->id, query->generation, &pipeline->advanced))
 	{
 		AbortOutOfAnyTransaction();
@@ -729,7 +802,7 @@ transaction(Pipeline *pipeline)
 
 	while (records > 0)
 	{
-		pipeline->round_records += records;
+		processed += records;
 		process_round(pipeline);
 		if (pipeline->key_is_untrue)
 		{
@@ -738,8 +811,7 @@ transaction(Pipeline *pipeline)
 			return false;
 		}
 		release_batches(pipeline);
-		if (pipeline->failed != NULL || query->merged || pipeline->record_limit != INT_MAX ||
-			GetCurrentTimestamp() >= until)
+		if (pipeline->failed != NULL || query->merged || GetCurrentTimestamp() >= until)
 			break;
 		CHECK_FOR_INTERRUPTS();
 		records = poll_streams(pipeline);
@@ -772,8 +844,13 @@ transaction(Pipeline *pipeline)
 		query_set_state(pipeline->id, QUERY_FAILED);
 		query_set_error(pipeline->id, pipeline->failed, DT_NOEND);
 	}
+	proven = pipeline->failed == NULL && pipeline->trouble == SOURCE_FINE &&
+			 (processed > 0 || caught_up(pipeline));
+	if (proven && pipeline->unproven)
+		query_set_error(pipeline->id, NULL, DT_NOEND);
 	PopActiveSnapshot();
 	CommitTransactionCommand();
+	pipeline->unproven &= !proven;
 	record_stage(METRIC_COMMIT, GetCurrentTimestamp() - stage_start);
 	MemoryContextSwitchTo(pipeline->context);
 	pipeline->stage = STAGE_NONE;
@@ -784,7 +861,7 @@ transaction(Pipeline *pipeline)
 static void
 committed(Pipeline *pipeline)
 {
-	bool watermark_moved = pipeline->counters.closed != pipeline->committed_counters.closed;
+	bool watermark_moved = false;
 
 	for (int s = 0; s < pipeline->nstreams; s++)
 	{
@@ -812,16 +889,21 @@ committed(Pipeline *pipeline)
 		pfree(offsets);
 	}
 	pipeline->committed_counters = pipeline->counters;
-	if (pipeline->record_limit != INT_MAX)
-		pipeline->record_limit = pipeline->record_limit < pipeline->query->options.batch_size
-									 ? pipeline->record_limit * 2
-									 : INT_MAX;
 	if (watermark_moved && pipeline->query->npipelines > 1)
 		pipeline_wake_siblings(pipeline->id);
 	publish_figures(pipeline);
 }
 
 /* ---------------------------------------------------------------- after a failure */
+
+void
+reopen_source(Pipeline *pipeline, PipelineStream *stream)
+{
+	record_batch_reset(stream->batch);
+	source_close(stream->source);
+	open_source(pipeline, stream);
+	watch_events(pipeline);
+}
 
 /*
  * The transaction was aborted: take everything from the catalog again, and read on from the committed offsets.
@@ -834,6 +916,8 @@ restore_committed(Pipeline *pipeline)
 	pipeline->closed = pipeline->committed_counters.closed;
 	pipeline->failed = NULL;
 	pipeline->stage = STAGE_NONE;
+	if (pipeline->stream_keys != NULL)
+		stream_keys_forget(pipeline->stream_keys);
 	for (int s = 0; s < pipeline->nstreams; s++)
 	{
 		PipelineStream *stream = &pipeline->streams[s];
@@ -851,37 +935,51 @@ restore_committed(Pipeline *pipeline)
 	PushActiveSnapshot(GetTransactionSnapshot());
 	MemoryContextSwitchTo(pipeline->context);
 	for (int s = 0; s < pipeline->nstreams; s++)
-	{
-		source_close(pipeline->streams[s].source);
-		open_source(pipeline, &pipeline->streams[s]);
-	}
-	watch_events(pipeline);
+		reopen_source(pipeline, &pipeline->streams[s]);
 	load_groups(pipeline);
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 	MemoryContextSwitchTo(pipeline->context);
 }
 
-/* Remember the only record of the failed transaction: it fails without being tried again. */
+/* Remember the record that apply threw at: it fails without being tried again. */
 static void
 remember_poison(Pipeline *pipeline, ErrorData *error)
 {
-	for (int s = 0; s < pipeline->nstreams; s++)
-	{
-		RecordBatch *batch = pipeline->streams[s].batch;
+	InputRows *rows = pipeline->rows;
+	Poison *poison = palloc_object(Poison);
+	const Record *record;
 
-		if (batch->nrecords == 0)
+	poison->error = error;
+	poison->stream = rows->stream[rows->applied];
+	record = &pipeline->streams[poison->stream].batch->records[rows->record[rows->applied]];
+	poison->partition = record->partition;
+	poison->offset = record->offset;
+	pipeline->poisons = lappend(pipeline->poisons, poison);
+}
+
+/* Forget those that are settled. */
+static void
+forget_poisons(Pipeline *pipeline)
+{
+	ListCell *lc;
+
+	foreach (lc, pipeline->poisons)
+	{
+		Poison *poison = lfirst(lc);
+		PipelineStream *stream = &pipeline->streams[poison->stream];
+
+		if (stream->partitions[poison->partition].next_offset <= poison->offset)
 			continue;
-		pipeline->poison = error;
-		pipeline->poison_stream = s;
-		pipeline->poison_partition = batch->records[0].partition;
-		pipeline->poison_offset = batch->records[0].offset;
+		FreeErrorData(poison->error);
+		pfree(poison);
+		pipeline->poisons = foreach_delete_current(pipeline->poisons, lc);
 	}
 }
 
 /*
- * Run one transaction.  If applying failed because of a record, prepare to replay it in smaller parts; whatever else
- * is thrown ends the worker, and the scheduler starts another after a while.  Returns false if this run is over.
+ * Run one transaction.  If applying failed because of a record, prepare to replay it without that; whatever else is
+ * thrown ends the worker, and the scheduler starts another after a while.  Returns false if this run is over.
  */
 static bool
 run_transaction(Pipeline *pipeline)
@@ -895,7 +993,9 @@ run_transaction(Pipeline *pipeline)
 	}
 	PG_CATCH();
 	{
-		if (pipeline->stage != STAGE_APPLY)
+		if (!pipeline->group_failed &&
+			!(pipeline->stage == STAGE_APPLY && pipeline->rows->applied >= 0 &&
+			  error_is_of_record(geterrcode())))
 			PG_RE_THROW();
 		MemoryContextSwitchTo(pipeline->context);
 		error = CopyErrorData();
@@ -906,119 +1006,21 @@ run_transaction(Pipeline *pipeline)
 	if (error == NULL)
 	{
 		if (entered)
+		{
 			committed(pipeline);
+			forget_poisons(pipeline);
+		}
 		return entered;
 	}
 	AbortOutOfAnyTransaction();
-	if (!error_is_of_record(error->sqlerrcode))
-		ReThrowError(error);
-	if (pipeline->round_records <= 1)
-		remember_poison(pipeline, error);
-	pipeline->record_limit = Max(1, pipeline->round_records / 2);
-	restore_committed(pipeline);
-	return true;
-}
-
-/* ---------------------------------------------------------------- trouble with sources */
-
-/* The committed offset is not in the log any more (or not yet): never a silent jump. */
-static bool
-settle_gap(Pipeline *pipeline, PipelineStream *stream, const char *message)
-{
-	if (!pipeline->query->options.gap_continue)
+	MemoryContextSwitchTo(pipeline->context);
+	if (pipeline->group_failed)
 	{
-		ErrorData *error = palloc0_object(ErrorData);
-		TimestampTz advanced;
-
-		error->elevel = ERROR;
-		error->sqlerrcode = ERRCODE_DATA_EXCEPTION;
-		error->message = pstrdup(message);
-		error->hint = pstrdup(
-			"Set the option on_gap to \"continue\" with velo.alter_query() to go on from the "
-			"first offset there is, or call velo.restart_query() with a start.");
-		StartTransactionCommand();
-		PushActiveSnapshot(GetTransactionSnapshot());
-		if (query_enter(pipeline->id, pipeline->query->generation, &advanced))
-		{
-			query_set_state(pipeline->id, QUERY_FAILED);
-			query_set_error(pipeline->id, error, DT_NOEND);
-		}
-		PopActiveSnapshot();
-		CommitTransactionCommand();
+		fail_query(pipeline, error);
 		return false;
 	}
-	for (int i = 0; i < stream->npartitions; i++)
-	{
-		SourcePartition *read = &source_partitions(stream->source, NULL)[i];
-		PipelinePartition *partition = &stream->partitions[i];
-
-		if (read->low < 0 || (read->position >= read->low && read->position <= read->end))
-			continue;
-		ereport(LOG, (errmsg("query \"%s\" goes on at offset " INT64_FORMAT
-							 " of %s/%d instead of " INT64_FORMAT,
-							 pipeline->query->name, read->low, stream->info->topic, read->partition,
-							 read->position)));
-		partition->next_offset = read->low;
-	}
-	source_close(stream->source);
-	open_source(pipeline, stream);
-	watch_events(pipeline);
-	return true;
-}
-
-/* The trouble of a source as the query's error, when it begins; gone, when it ends. */
-static void
-report_trouble(Pipeline *pipeline, const char *message)
-{
-	ErrorData error = {.elevel = ERROR, .sqlerrcode = ERRCODE_CONNECTION_FAILURE};
-	TimestampTz advanced;
-
-	error.message = unconstify(char *, message);
-	StartTransactionCommand();
-	PushActiveSnapshot(GetTransactionSnapshot());
-	if (query_enter(pipeline->id, pipeline->query->generation, &advanced))
-		query_set_error(pipeline->id, message != NULL ? &error : NULL, DT_NOEND);
-	PopActiveSnapshot();
-	CommitTransactionCommand();
-	pipeline_set_state(message != NULL ? PIPELINE_WAITING : PIPELINE_RUNNING);
-}
-
-/*
- * Look after the sources while nothing comes: say what troubles them, notice new partitions.  Returns false if this
- * run is over: the query has failed, or has more partitions than it started with.
- */
-static bool
-watch_sources(Pipeline *pipeline)
-{
-	TimestampTz now = GetCurrentTimestamp();
-	const char *worst = NULL;
-
-	for (int s = 0; s < pipeline->nstreams; s++)
-	{
-		PipelineStream *stream = &pipeline->streams[s];
-		const char *message = NULL;
-		SourceTrouble trouble = source_trouble(stream->source, &message);
-
-		if (trouble == SOURCE_OUT_OF_RANGE)
-		{
-			if (!settle_gap(pipeline, stream, message))
-				return false;
-		}
-		else if (trouble != SOURCE_FINE)
-			worst = message;
-		if (pipeline->number == 0 && trouble == SOURCE_FINE && now >= stream->refresh_at)
-		{
-			stream->refresh_at = now + stream->info->partitions_refresh * US_PER_MS;
-			if (query_add_partitions(pipeline->id, stream->info))
-				return false;
-		}
-	}
-	if ((worst != NULL) != pipeline->in_trouble)
-	{
-		report_trouble(pipeline, worst);
-		pipeline->in_trouble = worst != NULL;
-	}
-	MemoryContextReset(pipeline->round_context);
+	remember_poison(pipeline, error);
+	restore_committed(pipeline);
 	return true;
 }
 
@@ -1026,9 +1028,16 @@ watch_sources(Pipeline *pipeline)
 
 /* Is there anything for a transaction to do though no record came? */
 static bool
-event_time_is_due(Pipeline *pipeline, TimestampTz now)
+transaction_is_due(Pipeline *pipeline)
 {
-	return pipeline->query->windowed && next_event_time_action(pipeline, now) <= now;
+	TimestampTz now = GetCurrentTimestamp();
+	bool due = pipeline->due;
+
+	due |= skip_control_records(pipeline);
+	due |= pipeline->query->windowed && next_event_time_action(pipeline, now) <= now;
+	due |= pipeline->unproven && pipeline->trouble == SOURCE_FINE && caught_up(pipeline);
+	due |= told_of_change();
+	return due;
 }
 
 static long
@@ -1036,15 +1045,13 @@ time_to_wait(Pipeline *pipeline)
 {
 	TimestampTz now = GetCurrentTimestamp();
 	TimestampTz until = next_event_time_action(pipeline, now);
-	const char *message;
 
-	for (int s = 0; s < pipeline->nstreams; s++)
-	{
-		if (pipeline->number == 0)
+	if (pipeline->trouble != SOURCE_FINE)
+		until = Min(until, now + TROUBLE_CHECK_MS * US_PER_MS);
+	else if (pipeline->number == 0)
+		for (int s = 0; s < pipeline->nstreams; s++)
 			until = Min(until, pipeline->streams[s].refresh_at);
-		if (source_trouble(pipeline->streams[s].source, &message) != SOURCE_FINE)
-			until = Min(until, now + TROUBLE_CHECK_MS * US_PER_MS);
-	}
+	until = Min(until, next_rate_at());
 	if (until == DT_NOEND)
 		return -1;
 	return Max(1, TimestampDifferenceMilliseconds(now, until));
@@ -1054,33 +1061,29 @@ void
 pipeline_run(Oid query, int number, int generation)
 {
 	Pipeline *pipeline = set_up(query, number, generation);
-	/* the first transaction makes the row of a global aggregate, and shows that all is well */
-	bool due = true;
 
 	if (pipeline == NULL)
 		return;
 	watch_events(pipeline);
 	while (!told_to_stop() && !pipeline->all_stopped && pipeline->failed == NULL)
 	{
-		int records = gather(pipeline);
-
+		(void) gather(pipeline);
 		AcceptInvalidationMessages();
-		if (streams_are_stale)
+		if (streams_are_stale || !watch_sources(pipeline))
 			break;
-		due |= skip_control_records(pipeline);
-		due |= event_time_is_due(pipeline, GetCurrentTimestamp());
-		if (told_of_change())
-			due = true;
-		if (records > 0 || due)
+		if (total_records(pipeline) > 0 || transaction_is_due(pipeline))
 		{
-			due = false;
+			pipeline->due = false;
 			if (!run_transaction(pipeline))
 				break;
 		}
-		else if (!watch_sources(pipeline))
-			break;
-		else if (wait_for_events(pipeline, time_to_wait(pipeline)))
-			due = pipeline->query->npipelines > 1 && pipeline->query->windowed;
+		else
+		{
+			publish_rate(pipeline);
+			if (wait_for_events(pipeline, time_to_wait(pipeline)))
+				pipeline->due |= pipeline->query->npipelines > 1 && pipeline->query->windowed;
+			pipeline->due |= waits_for_siblings(pipeline);
+		}
 	}
 	tear_down(pipeline);
 }

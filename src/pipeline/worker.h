@@ -45,7 +45,16 @@ typedef struct Failure
 	char *detail;
 } Failure;
 
-/* Where in a transaction an error was thrown: only a failing apply is searched for its record. */
+/* A record that is known to fail in apply: it is set aside without being tried again. */
+typedef struct Poison
+{
+	int stream;
+	int partition; /* index of the stream's */
+	int64 offset;
+	ErrorData *error;
+} Poison;
+
+/* Where in a transaction an error was thrown: only a failing apply is replayed without its record. */
 typedef enum PipelineStage
 {
 	STAGE_NONE,
@@ -92,19 +101,27 @@ typedef struct Pipeline
 	PipelineStage stage;
 	List *failures;    /* of Failure, this batch, in round_context */
 	ErrorData *failed; /* on_error => 'fail': why the query ends after this transaction */
-	int record_limit;  /* records per transaction while a failing apply is searched for */
-	int round_records; /* in this transaction */
-	ErrorData *poison; /* the record below is known to fail in apply, with this */
-	int poison_stream;
-	int poison_partition;
-	int64 poison_offset;
+	bool group_failed; /* on_error => 'fail': the error thrown is that of a group */
+	List *poisons;     /* of Poison; in context */
 
-	bool in_trouble; /* the query's error says so */
+	SourceTrouble trouble; /* as the query's error says it */
+	/* velo.query_error speaks of a run that has achieved nothing, or of trouble that may be over */
+	bool unproven;
+	bool due;        /* a transaction is wanted though no record came */
 	bool all_shared; /* of a merged query: no pipeline has groups of its own any more */
-	bool
-		key_is_untrue; /* another pipeline has groups of this one: the query becomes a merged one */
-	bool all_stopped;  /* every partition has reached its stop offset */
+	/* another pipeline has groups of this one: the query becomes a merged one */
+	bool key_is_untrue;
+	bool all_stopped; /* every partition has reached its stop offset */
 } Pipeline;
+
+/* worker.c */
+/* Read a stream anew from its partitions' next offsets on; records of it that were not processed are read again. */
+extern void reopen_source(Pipeline *pipeline, PipelineStream *stream);
+
+/* trouble.c */
+extern bool watch_sources(Pipeline *pipeline);
+/* End the query with an error.  Outside of any transaction. */
+extern void fail_query(Pipeline *pipeline, ErrorData *error);
 
 /* process.c */
 extern void process_round(Pipeline *pipeline);
@@ -122,6 +139,12 @@ extern StreamKeys *stream_keys_create(const GroupedPlan *plan);
 /* Note the stream keys of the evaluated rows.  Returns false if another pipeline has met one of them. */
 extern bool stream_keys_check(Pipeline *pipeline);
 
+/* The running transaction was aborted, and with it what was noted in it. */
+extern void stream_keys_forget(StreamKeys *keys);
+
+/* long_keys.c */
+extern void fail_long_keys(Pipeline *pipeline);
+
 /* emit.c */
 /* The rows of the current batch, of an ungrouped query. */
 extern void emit_appended(Pipeline *pipeline);
@@ -131,6 +154,9 @@ extern void emit_changed(Pipeline *pipeline);
 extern void close_windows(Pipeline *pipeline, TimestampTz watermark);
 
 /* metrics.c */
+/* Records a second, for velo.pipelines: falls to 0 when none come.  When to call it again; DT_NOEND: after a commit. */
+extern void publish_rate(Pipeline *pipeline);
+extern TimestampTz next_rate_at(void);
 /* Show what is committed in the worker's slot. */
 extern void publish_figures(Pipeline *pipeline);
 /* Add to the histogram of a stage. */
@@ -141,6 +167,12 @@ extern void record_stage(MetricStage stage, uint64 value);
 extern TimestampTz query_watermark(Pipeline *pipeline, TimestampTz now);
 /* Notice which partitions have become idle.  Returns true if one has. */
 extern bool update_idleness(Pipeline *pipeline, TimestampTz now);
+/* Windows of a merged query can't close yet, because pipelines have groups of their own that they must fold first. */
+static inline bool
+waits_for_siblings(const Pipeline *pipeline)
+{
+	return pipeline->query->windowed && pipeline->query->merged && !pipeline->all_shared;
+}
 /* When the wall clock has something to do next; DT_NOEND: nothing. */
 extern TimestampTz next_event_time_action(Pipeline *pipeline, TimestampTz now);
 

@@ -15,6 +15,7 @@
 #include "commands/trigger.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
+#include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
@@ -324,6 +325,9 @@ error_is_of_row(Sink *sink, int sqlerrcode)
 		}
 		return secured;
 	}
+	/* syntax and names: the table is not what it was, which no row is to blame for */
+	if (ERRCODE_TO_CATEGORY(sqlerrcode) == ERRCODE_TO_CATEGORY(ERRCODE_SYNTAX_ERROR))
+		return false;
 	return error_is_of_record(sqlerrcode);
 }
 
@@ -395,13 +399,19 @@ compare_rows(const void *a, const void *b, void *arg)
 	return 0;
 }
 
-/* The target's name now; statements that spell an older one are forgotten.  Throws if it is gone. */
+/*
+ * The target's name now, until the transaction ends; statements that spell an older one are forgotten.  Throws if it is
+ * gone.
+ */
 static void
 refresh_target_name(Sink *sink)
 {
-	char *name = get_rel_name(sink->target);
+	char *name;
 	char *qualified;
 
+	/* nobody may give the name to another table between here and the statement that spells it */
+	LockRelationOid(sink->target, RowExclusiveLock);
+	name = get_rel_name(sink->target);
 	if (name == NULL)
 		ereport(ERROR, (errcode(ERRCODE_UNDEFINED_TABLE),
 						errmsg("the table that the query writes does not exist any more")));

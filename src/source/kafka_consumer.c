@@ -311,6 +311,19 @@ set_partition_trouble(Source *source, int index, SourceTrouble trouble, const ch
 	state->message = message != NULL ? MemoryContextStrdup(source->client->context, message) : NULL;
 }
 
+/* A partition in trouble delivers again.  false: too late, for what librdkafka failed to read is missing. */
+static bool
+partition_recovered(Source *source, int index)
+{
+	SourceTrouble trouble = source->states[index].trouble;
+
+	if (trouble == SOURCE_FAILED || trouble == SOURCE_OUT_OF_RANGE)
+		return false;
+	if (trouble != SOURCE_FINE)
+		set_partition_trouble(source, index, SOURCE_FINE, NULL);
+	return true;
+}
+
 /* An error or the end of a partition, which librdkafka reports as a message without a record. */
 static void
 handle_error(Source *source, const rd_kafka_message_t *message)
@@ -338,6 +351,8 @@ handle_error(Source *source, const rd_kafka_message_t *message)
 
 	if (message->err == RD_KAFKA_RESP_ERR__PARTITION_EOF)
 	{
+		if (!partition_recovered(source, index))
+			return;
 		p->position = message->offset;
 		source->states[index].eof = message->offset;
 		trouble = SOURCE_FINE;
@@ -377,19 +392,6 @@ note_missing_partition(Source *source)
 	set_partition_trouble(source, source->index_of[partition], SOURCE_NO_TOPIC, reason);
 	client->trouble = SOURCE_FINE;
 	client->message[0] = '\0';
-}
-
-/* A partition in trouble delivers again.  false: too late, for what librdkafka failed to read is missing. */
-static bool
-partition_recovered(Source *source, int index)
-{
-	SourceTrouble trouble = source->states[index].trouble;
-
-	if (trouble == SOURCE_FAILED || trouble == SOURCE_OUT_OF_RANGE)
-		return false;
-	if (trouble != SOURCE_FINE)
-		set_partition_trouble(source, index, SOURCE_FINE, NULL);
-	return true;
 }
 
 /* Bring low, end and at_end of the partitions up to date: of all now and then, else of those that moved. */

@@ -494,6 +494,7 @@ group_table_apply(GroupTable *table, InputRows *rows, TimestampTz closed)
 {
 	MemoryContext old;
 
+	rows->applied = -1;
 	keys_hash_rows(table, rows);
 	if (table->shared || table->nstored > 0)
 		stored_fetch(table, rows, closed);
@@ -501,8 +502,10 @@ group_table_apply(GroupTable *table, InputRows *rows, TimestampTz closed)
 	old = MemoryContextSwitchTo(table->temp);
 	for (int i = 0; i < rows->nrows; i++)
 	{
-		int n = windows_for_row(table, rows, i, closed);
+		int n;
 
+		rows->applied = i;
+		n = windows_for_row(table, rows, i, closed);
 		rows->late[i] = n == 0;
 		if (n > 0)
 			probe_row(table, rows, i);
@@ -510,6 +513,7 @@ group_table_apply(GroupTable *table, InputRows *rows, TimestampTz closed)
 			enter(table, table->entered[k], rows, i);
 		MemoryContextReset(table->temp);
 	}
+	rows->applied = -1;
 	MemoryContextSwitchTo(old);
 }
 

@@ -16,7 +16,7 @@ input_rows_create(MemoryContext parent, TupleDesc desc)
 	InputRows *rows = MemoryContextAllocZero(parent, sizeof(InputRows));
 
 	rows->context = AllocSetContextCreate(parent, "velo input rows", ALLOCSET_DEFAULT_SIZES);
-	rows->desc = desc;
+	rows->natts = desc->natts;
 	rows->values = MemoryContextAllocZero(parent, sizeof(Datum *) * Max(desc->natts, 1));
 	rows->nulls = MemoryContextAllocZero(parent, sizeof(bool *) * Max(desc->natts, 1));
 	return rows;
@@ -48,7 +48,7 @@ input_rows_reserve(InputRows *rows, int capacity)
 		return;
 	if (rows->capacity < INT_MAX / 2)
 		capacity = Max(capacity, rows->capacity * 2);
-	for (int i = 0; i < rows->desc->natts; i++)
+	for (int i = 0; i < rows->natts; i++)
 	{
 		rows->values[i] = grow(rows, rows->values[i], sizeof(Datum), capacity);
 		rows->nulls[i] = grow(rows, rows->nulls[i], sizeof(bool), capacity);

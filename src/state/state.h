@@ -107,10 +107,10 @@ extern Datum aggregate_of_nothing(Aggref *aggref, bool *isnull);
 typedef struct InputRows
 {
 	MemoryContext context;
-	TupleDesc desc;
+	int natts;
 	int nrows;
 	int capacity;
-	Datum **values; /* [desc->natts][capacity] */
+	Datum **values; /* [natts][capacity] */
 	bool **nulls;
 	int *record;       /* [capacity] record index in its batch */
 	int *stream;       /* [capacity] index of the stream in the query */
@@ -118,6 +118,7 @@ typedef struct InputRows
 	TimestampTz
 		*watermark; /* [capacity] the record's partition's watermark before it; DT_NOBEGIN: none */
 	bool *late;     /* [capacity] out: entered no window */
+	int applied;    /* out: the row at which group_table_apply() is, or threw; -1: none */
 } InputRows;
 
 extern InputRows *input_rows_create(MemoryContext parent, TupleDesc desc);

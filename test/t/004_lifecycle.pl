@@ -1,0 +1,289 @@
+# The life of workers: they start, pause, stop, die and come back; they get out of the way of DROP and the like; they use
+# nothing while there is nothing to do.
+
+use strict;
+use warnings;
+
+use Test::More;
+use Time::HiRes qw(sleep time);
+use Velo::Kafka;
+use Velo::Process qw(wait_for);
+use Velo::Server;
+
+plan skip_all => Velo::Kafka->missing if Velo::Kafka->missing;
+
+my $kafka = Velo::Kafka->new;
+my $pg = Velo::Server->new(conf => {TimeZone => 'UTC', 'velo.retry_max_delay' => '1 s', 'velo.max_pipelines' => 6});
+my $brokers = $kafka->brokers;
+my $produced = 0;
+
+$kafka->create_topic('records', 2);
+
+sub produce
+{
+	my ($n) = @_;
+
+	$kafka->produce('records', [ map { [ $_ % 2, undef, undef, qq({"id": $_, "k": "@{[$_ % 10]}"}) ] } 1 .. $n ]);
+	$produced += $n;
+	return;
+}
+
+sub set_up
+{
+	my ($database) = @_;
+
+	$pg->query(<<"SQL", $database);
+CREATE EXTENSION velo;
+SELECT velo.create_stream('records', columns => 'id bigint, k text', brokers => '$brokers');
+SELECT velo.create_query('counts', 'SELECT k, count(*) AS n FROM records GROUP BY k');
+SQL
+	return;
+}
+
+sub is_right
+{
+	my ($what, $database) = @_;
+
+	is($pg->query("SELECT velo.wait('counts')", $database), 't', "$what: all is processed");
+	is($pg->query('SELECT sum(n) FROM counts', $database), $produced, "$what: exactly once");
+	return;
+}
+
+sub workers
+{
+	my ($type) = @_;
+
+	return split /\n/, $pg->query("SELECT pid FROM pg_stat_activity WHERE backend_type LIKE 'velo $type' ORDER BY pid");
+}
+
+# Seconds that it takes until the condition holds; undef if it doesn't.
+sub seconds
+{
+	my ($condition, $timeout) = @_;
+	my $start = time;
+
+	return wait_for($condition, $timeout // 30) ? time - $start : undef;
+}
+
+# CPU time of processes, in ms
+sub cpu
+{
+	my $total = 0;
+
+	for my $pid (@_)
+	{
+		my @fields = split ' ', Velo::Process::slurp("/proc/$pid/stat") =~ s/.*\) //sr;
+
+		$total += ($fields[11] + $fields[12]) * 10;
+	}
+	return $total;
+}
+
+produce(100);
+set_up('postgres');
+is_right('a query');
+
+# ---------------------------------------------------------------- nothing to do
+
+{
+	$pg->query(<<"SQL");
+SELECT velo.create_stream('timed', columns => 'id bigint, k text, at timestamptz OPTIONS (metadata ''timestamp'')', topic => 'records',
+	brokers => '$brokers', event_time => 'at', watermark => '0 s', options => '{"idle_timeout": "300 ms"}');
+SELECT velo.create_query('windows', 'SELECT k, count(*) AS n FROM timed WINDOW TUMBLING(1s) GROUP BY k', pipelines => 2);
+SELECT velo.wait();
+SQL
+	ok($pg->wait_until("SELECT sum(n) = $produced FROM windows"), 'the last window closes by the clock');
+
+	my @pids = workers('%');
+	my $before = cpu(@pids);
+
+	cmp_ok(scalar @pids, '>=', 6, 'launcher, scheduler and pipelines run');
+	# the one sleep: it is idleness that is measured
+	sleep 5;
+	my $used = cpu(@pids) - $before;
+
+	# librdkafka's own threads keep their connections and poll the brokers
+	note("$used ms of CPU in 5 s of " . @pids . ' idle workers');
+	cmp_ok($used, '<', 20 * @pids, 'idle workers use next to no CPU');
+	is(join(' ', workers('%')), join(' ', @pids), 'and are the same as before');
+	is($pg->query(q{SELECT max(records_per_second) FROM velo.pipelines}), 0, 'records_per_second has fallen to 0');
+	$pg->query(q{SELECT velo.drop_query('windows')});
+}
+
+# ---------------------------------------------------------------- pause, resume, stop
+
+{
+	$pg->query(q{SELECT velo.pause_query('counts')});
+	my $took = seconds(sub { !workers('pipeline') });
+	cmp_ok($took, '<', 2, 'a paused pipeline ends within 2 s') and note("pause: $took s");
+	is($pg->query(q{SELECT state FROM velo.queries}), 'paused', 'and is shown as paused');
+	produce(100);
+	my (undef, undef, $error) = $pg->psql(q{SELECT velo.wait('counts')});
+	like($error, qr/is paused/, 'velo.wait() says so');
+	$pg->query(q{SELECT velo.resume_query('counts')});
+	is_right('resumed');
+
+	my $start = time;
+	$pg->stop;
+	$took = time - $start;
+	cmp_ok($took, '<', 3, 'the server stops at once') and note("stop: $took s");
+	$pg->start;
+	produce(100);
+	is_right('stopped and started');
+}
+
+# ---------------------------------------------------------------- signals
+
+for my $type ('pipeline', 'scheduler', 'launcher')
+{
+	for my $signal ('cancel', 'terminate')
+	{
+		my @before = workers($type);
+
+		$pg->query("SELECT pg_${signal}_backend($_)") for @before;
+		produce(10);
+		is_right("pg_${signal}_backend() of the $type");
+		ok($pg->wait_until("SELECT count(*) = " . @before . " FROM pg_stat_activity WHERE backend_type = 'velo $type'"),
+			"pg_${signal}_backend() of the $type: it is back");
+	}
+}
+ok($pg->wait_until(q{SELECT state = 'running' AND error IS NULL FROM velo.queries}), 'and no error is left');
+
+# ---------------------------------------------------------------- crashes
+
+{
+	my @before = workers('pipeline');
+	my $old = join ', ', @before;
+
+	kill 'KILL', $before[0];
+	my $took = seconds(sub {
+		($pg->psql("SELECT count(*) = @{[scalar @before]} FROM velo.pipelines WHERE state = 'running' AND pid NOT IN ($old)"))[1] eq 't';
+	});
+	ok(defined $took, 'kill -9 of a pipeline') and note("running again after $took s");
+	produce(100);
+	is_right('kill -9 of a pipeline');
+
+	$pg->stop('QUIT');
+	$pg->start;
+	produce(100);
+	is_right('an immediate stop');
+
+	$pg->kill9;
+	$pg->start;
+	produce(100);
+	is_right('kill -9 of the server');
+}
+
+# ---------------------------------------------------------------- a record that crashes the server
+
+{
+	# in a real life a bug; here a function that kills its own process
+	$pg->query(<<'SQL');
+CREATE FUNCTION crash(v bigint) RETURNS bigint LANGUAGE plpgsql AS $$
+BEGIN
+	IF v = 666 THEN EXECUTE format('COPY (SELECT 1) TO PROGRAM %L', 'kill -9 ' || pg_backend_pid()); END IF;
+	RETURN v;
+END $$;
+ALTER SYSTEM SET velo.retry_max_delay = '60 s';
+SELECT pg_reload_conf();
+SQL
+	$kafka->create_topic('crashing', 1);
+	$kafka->produce('crashing', [ [ 0, undef, undef, '{"id": 1}' ], [ 0, undef, undef, '{"id": 666}' ] ]);
+	$pg->query(<<"SQL");
+SELECT velo.create_stream('crashing', columns => 'id bigint', brokers => '$brokers');
+SELECT velo.create_query('crashes', 'SELECT crash(id) AS id FROM crashing');
+SQL
+	ok($pg->wait_until(q{SELECT state = 'waiting' AND error LIKE '%ended unexpectedly%' AND retry_at > now() + interval '1 s' FROM velo.queries WHERE name = 'crashes'}, 60),
+		'a pipeline that crashes the server is tried again later and later')
+	  or diag($pg->query('SELECT * FROM velo.queries'));
+	ok($pg->wait_until(q{SELECT state = 'running' FROM velo.queries WHERE name = 'counts'}), 'the others run again meanwhile');
+	$pg->query(q{SELECT velo.drop_query('crashes')});
+	$pg->query('ALTER SYSTEM RESET velo.retry_max_delay; SELECT pg_reload_conf()');
+	produce(10);
+	is_right('after crashes');
+}
+
+# ---------------------------------------------------------------- worker slots
+
+{
+	$pg->query(<<"SQL");
+SELECT velo.create_query('more_' || i, 'SELECT id FROM records', pipelines => 2) FROM generate_series(1, 3) AS i;
+SQL
+	ok($pg->wait_until(q{SELECT count(*) = 1 FROM velo.queries WHERE state = 'waiting' AND error LIKE '%worker slot%' AND error_hint LIKE '%velo.max_pipelines%'}),
+		'a query without a worker slot waits, and says which setting to raise')
+	  or diag($pg->query('SELECT name, state, error, error_hint FROM velo.queries'));
+	$pg->query(q{SELECT velo.drop_query('more_1')});
+	ok($pg->wait_until(q{SELECT bool_and(state = 'running' AND error IS NULL) FROM velo.queries}), 'and runs when there is one')
+	  or diag($pg->query('SELECT name, state, error, error_hint FROM velo.queries'));
+	$pg->query(q{SELECT velo.drop_query(name) FROM velo.queries WHERE name LIKE 'more%'});
+}
+
+# ---------------------------------------------------------------- commands that want a database, or an object, for themselves
+
+{
+	$pg->query('CREATE DATABASE second');
+	set_up('second');
+	is_right('a second database', 'second');
+	is_right('beside the first');
+
+	my $start = time;
+	$pg->query('ALTER DATABASE second RENAME TO renamed');
+	produce(10);
+	is_right('ALTER DATABASE RENAME', 'renamed');
+
+	$pg->query('CREATE DATABASE copy TEMPLATE renamed');
+	is($pg->query(q{SELECT state, error IS NOT NULL FROM velo.queries}, 'copy'), 'paused|t', 'CREATE DATABASE TEMPLATE: the copy is paused, with the reason');
+	produce(10);
+	is_right('CREATE DATABASE TEMPLATE: the original goes on', 'renamed');
+
+	$pg->query('DROP DATABASE copy');
+	$pg->query('DROP DATABASE renamed');
+	cmp_ok(time - $start, '<', 20, 'none of them waits for pipelines');
+	is($pg->query(q{SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'velo scheduler'}), 1, 'and nobody is left behind');
+
+	$pg->query('CREATE DATABASE third');
+	set_up('third');
+	is_right('a third database', 'third');
+	$start = time;
+	$pg->query('DROP EXTENSION velo CASCADE', 'third');
+	my $took = time - $start;
+	cmp_ok($took, '<', 2, 'DROP EXTENSION CASCADE') and note("DROP EXTENSION: $took s");
+	ok($pg->wait_until(q{SELECT count(*) = 0 FROM pg_stat_activity WHERE datname = 'third'}), 'its workers end');
+	$pg->query('DROP DATABASE third');
+
+	my (undef, undef, $error) = $pg->psql('DROP TABLE counts');
+	like($error, qr/counts/, 'the result table is refused with a message');
+	(undef, undef, $error) = $pg->psql('DROP FOREIGN TABLE records');
+	like($error, qr/counts/, 'the stream is refused with a message');
+	$start = time;
+	$pg->query('DROP FOREIGN TABLE records CASCADE');
+	cmp_ok(time - $start, '<', 2, 'CASCADE drops the query at once');
+	is($pg->query('SELECT count(*) FROM velo.queries'), 0, 'there is none left');
+	ok($pg->wait_until(q{SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type IN ('velo pipeline', 'velo scheduler')}), 'and no worker');
+}
+
+# ---------------------------------------------------------------- much state
+
+{
+	my $n = $ENV{VELO_GROUPS} // 1_000_000;
+
+	$pg->query(q{ALTER SYSTEM SET velo.pipeline_memory = '1GB'; SELECT pg_reload_conf()});
+	$kafka->create_topic('large', 1);
+	$pg->query(<<"SQL");
+SELECT velo.create_stream('large', columns => 'id bigint', brokers => '$brokers');
+INSERT INTO large SELECT i FROM generate_series(1, $n) AS i;
+SELECT velo.create_query('groups', 'SELECT id, count(*) AS n FROM large GROUP BY id');
+SQL
+	is($pg->query(q{SELECT velo.wait('groups', '120 s')}), 't', "$n groups");
+	$pg->kill9;
+	$pg->start;
+	my $took = seconds(sub { ($pg->psql(q{SELECT state = 'running' FROM velo.queries WHERE name = 'groups'}))[1] eq 't' }, 60);
+	cmp_ok($took // 99, '<', 20, 'kill -9 with much state: running again') and note("running again after $took s");
+	$pg->query(q{INSERT INTO large VALUES (1)});
+	is($pg->query(q{SELECT velo.wait('groups')}), 't', 'and goes on');
+	is($pg->query('SELECT count(*), sum(n), max(n) FROM groups'), "$n|@{[$n + 1]}|2", 'exactly once');
+}
+
+unlike($pg->log, qr/PANIC|TRAP|terminated by signal (?!9)/, 'nothing crashed that was not killed');
+
+done_testing;
