@@ -52,6 +52,7 @@ PGDATABASE=postgres psql -Xq -c 'CREATE DATABASE demo'
 
 say "A stream over a Kafka topic, and a query over it"
 sql "CREATE EXTENSION velo;"
+sql "SELECT velo.dev_create_topic('financial_trades', partitions => 4);"
 sql "SELECT velo.create_stream('trades',
     columns    => 'symbol text, price float8, volume bigint, ts timestamptz',
     topic      => 'financial_trades',
@@ -63,7 +64,6 @@ trades="INSERT INTO trades
 	SELECT (ARRAY['ACME', 'GLOBEX', 'HOOLI', 'INITECH'])[1 + (random() * 3)::int],
 		round((90 + random() * 40)::numeric, 2), (1 + random() * 999)::int, clock_timestamp()
 	FROM generate_series(1, 1 + (random() * 40)::int);"
-psql -Xq -v ON_ERROR_STOP=1 -c "$trades"	# makes the topic
 touch "$dir/feeding"
 while [ -e "$dir/feeding" ]; do
 	sleep 0.1

@@ -11,7 +11,9 @@
  */
 #include "pipeline/shared.h"
 
+#include "access/htup_details.h"
 #include "access/xact.h"
+#include "catalog/pg_authid.h"
 #include "catalog/pg_database.h"
 #include "commands/dbcommands.h"
 #include "commands/defrem.h"
@@ -21,6 +23,7 @@
 #include "storage/latch.h"
 #include "tcop/utility.h"
 #include "utils/acl.h"
+#include "utils/syscache.h"
 #include "utils/timestamp.h"
 
 /* after this time workers are terminated, after the other the command runs and fails as it would */
@@ -31,6 +34,21 @@
 static Oid blocked_database = InvalidOid;
 
 static ProcessUtility_hook_type prev_process_utility = NULL;
+
+/* As have_createdb_privilege(), which not every minor release of PostgreSQL 15 declares. */
+static bool
+can_create_databases(void)
+{
+	HeapTuple tuple = SearchSysCache1(AUTHOID, ObjectIdGetDatum(GetUserId()));
+	bool allowed = superuser();
+
+	if (HeapTupleIsValid(tuple))
+	{
+		allowed |= ((Form_pg_authid) GETSTRUCT(tuple))->rolcreatedb;
+		ReleaseSysCache(tuple);
+	}
+	return allowed;
+}
 
 /* The database that the command wants for itself, if the user may run it; InvalidOid: none. */
 static Oid
@@ -75,7 +93,7 @@ database_of_command(Node *command)
 	database = get_database_oid(name, true);
 	if (!OidIsValid(database) || database == MyDatabaseId)
 		return InvalidOid;
-	if (!compat_owns_database(database, GetUserId()) || (copied && !have_createdb_privilege()))
+	if (!compat_owns_database(database, GetUserId()) || (copied && !can_create_databases()))
 		return InvalidOid;
 	return database;
 }

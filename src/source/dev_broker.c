@@ -6,9 +6,9 @@
  * chooses and names that one in its metadata, so the worker listens on velo.dev_broker_port and relays what
  * comes there; clients use that connection only to learn where the broker is.
  *
- * The mock can't be asked over Kafka's protocol to create a topic.  It makes topics that a client asks for by
- * itself, with four partitions; for another number velo.dev_create_topic() sends a line of text to the same
- * port, which can't be mistaken for a Kafka request (that begins with its length, so with a zero byte).
+ * The mock can't be asked over Kafka's protocol to create a topic: velo.dev_create_topic() sends a line of text to
+ * the same port, which can't be mistaken for a Kafka request (that begins with its length, so with a zero byte).
+ * With librdkafka 2.0 topics that a client asks for appear by themselves, with 2.8 they don't.
  */
 #include "source/kafka.h"
 
