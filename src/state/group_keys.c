@@ -146,7 +146,8 @@ keys_hash_rows(GroupTable *table, const InputRows *rows)
 		table->max_hashes = rows->capacity;
 		table->hashes = MemoryContextAllocHuge(table->context, sizeof(uint64) * rows->capacity);
 	}
-	memset(table->hashes, 0, sizeof(uint64) * rows->nrows);
+	if (rows->nrows > 0)
+		memset(table->hashes, 0, sizeof(uint64) * rows->nrows);
 
 	old = MemoryContextSwitchTo(table->temp);
 	for (int k = 0; k < table->spec->nkeys; k++)

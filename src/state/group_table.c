@@ -176,8 +176,9 @@ windows_for_row(GroupTable *table, const InputRows *rows, int row, TimestampTz c
 
 	time = rows->time[row];
 	watermark = Max(rows->watermark[row], closed);
-	if (spec->kind == WINDOW_TUMBLING && window != NULL && time >= window->start &&
-		time < window->end)
+	/* where clocks are turned back, date_trunc() may put a time into another window than the one that spans it */
+	if (spec->kind == WINDOW_TUMBLING && spec->trunc == NULL && window != NULL &&
+		time >= window->start && time < window->end)
 	{
 		table->entered[0] = window;
 		return window_is_closed(window, watermark) ? 0 : 1;
