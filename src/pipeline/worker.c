@@ -31,6 +31,8 @@
 #include "utils/timestamp.h"
 
 #define US_PER_MS 1000
+/* how long the first record of a batch waits for more while the pipeline has not caught up */
+#define GATHER_MS 10
 /* the fetch queue's share of a pipeline's memory, and that of one batch's bytes */
 #define QUEUE_SHARE 4
 #define BATCH_SHARE 8
@@ -550,8 +552,8 @@ told_of_change(void)
 }
 
 /*
- * Fill the batches: until one is full, the pipeline has caught up, or the commit interval has passed since the first
- * record came.  Returns the number of records; 0 at once when there is nothing.
+ * Fill the batches: until one is full, the pipeline has caught up, or the first record has waited long enough.  Returns
+ * the number of records; 0 at once when there is nothing.
  */
 static int
 gather(Pipeline *pipeline)
@@ -563,7 +565,7 @@ gather(Pipeline *pipeline)
 
 	if (total == 0)
 		return 0;
-	until = start + pipeline->query->options.commit_interval * (int64) US_PER_MS;
+	until = start + Min(GATHER_MS, pipeline->query->options.commit_interval) * US_PER_MS;
 	while (total < limit && !caught_up(pipeline) && !told_to_stop())
 	{
 		long left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), until);

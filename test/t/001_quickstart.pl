@@ -109,6 +109,8 @@ is($pg->query(q{SELECT avg_price FROM avg_price WHERE window_start = '2026-01-01
 
 $pg->query(q{SELECT velo.drop_query('avg_price')});
 is($pg->query(q{SELECT to_regclass('avg_price') IS NULL}), 't', 'drop_query drops the result');
-unlike($pg->log, qr/ERROR|FATAL|PANIC|WARNING/, 'nothing to complain about in the log');
+# whoever asks whether the server is ready may ask too early
+my $log = $pg->log =~ s/^.*FATAL:  the database system is starting up\n//mgr;
+unlike($log, qr/ERROR|FATAL|PANIC|WARNING/, 'nothing to complain about in the log');
 
 done_testing;
