@@ -31,7 +31,9 @@ as_root()
 
 have_postgresql()
 {
-	command -v "$pg_config" && [ -e "$("$pg_config" --pgxs)" ] && [ -x "$("$pg_config" --bindir)/initdb" ]
+	# pg_config and pgxs.mk alone tell little: Debian has them in other packages than the headers
+	command -v "$pg_config" && [ -e "$("$pg_config" --pgxs)" ] && [ -x "$("$pg_config" --bindir)/initdb" ] &&
+		[ -e "$("$pg_config" --includedir-server)/postgres.h" ]
 }
 
 java_17()
