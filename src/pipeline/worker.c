@@ -448,50 +448,72 @@ total_records(Pipeline *pipeline)
 	return total;
 }
 
-/* Take what is there.  Returns the number of records in all batches. */
+/* Take at most "max" records of a stream that are there. */
+static void
+poll_stream(Pipeline *pipeline, PipelineStream *stream, int max)
+{
+	RecordBatch *batch = stream->batch;
+	int before = batch->nrecords;
+	Size budget = pipeline->batch_budget;
+	TimestampTz now;
+
+	/* nothing would wake us for what is left behind records that are all dropped */
+	while (source_poll(stream->source, batch, max, &pipeline->batch_budget) > 0)
+	{
+		if (pipeline->query->stop_at_end)
+			drop_beyond_stop(stream, before);
+		if (batch->nrecords > before)
+			break;
+		if (before == 0)
+		{
+			source_release(stream->source);
+			pipeline->batch_budget = budget;
+		}
+		CHECK_FOR_INTERRUPTS();
+	}
+	if (batch->nrecords == before || !pipeline->query->windowed)
+		return;
+	now = GetCurrentTimestamp();
+	for (int i = before; i < batch->nrecords; i++)
+	{
+		PipelinePartition *partition = &stream->partitions[batch->records[i].partition];
+
+		partition->last_record_at = now;
+		partition->idle = false;
+	}
+}
+
+static bool
+batches_are_full(Pipeline *pipeline)
+{
+	return total_records(pipeline) >= pipeline->query->options.batch_size ||
+		   pipeline->batch_budget == 0;
+}
+
+/*
+ * Take what is there.  Each stream gets its share of the batch first, so that one with a long backlog does not keep
+ * the others waiting, and then what they have left of theirs.  Returns the number of records in all batches.
+ */
 static int
 poll_streams(Pipeline *pipeline)
 {
 	int limit = pipeline->query->options.batch_size;
-	Size bytes = (Size) pipeline->query->options.pipeline_memory * 1024 / BATCH_SHARE;
-	int total = total_records(pipeline);
+	int share = Max(1, limit / pipeline->nstreams);
 
-	for (int s = 0; s < pipeline->nstreams; s++)
+	if (total_records(pipeline) == 0)
+		pipeline->batch_budget =
+			(Size) pipeline->query->options.pipeline_memory * 1024 / BATCH_SHARE;
+	for (int s = 0; s < pipeline->nstreams && !batches_are_full(pipeline); s++)
 	{
 		PipelineStream *stream = &pipeline->streams[s];
-		RecordBatch *batch = stream->batch;
-		int before = batch->nrecords;
-		TimestampTz now;
 
-		if (total >= limit)
-			break;
-		/* nothing would wake us for what is left behind records that are all dropped */
-		while (source_poll(stream->source, batch, limit - total, bytes) > 0)
-		{
-			if (pipeline->query->stop_at_end)
-				drop_beyond_stop(stream, before);
-			if (batch->nrecords > before)
-				break;
-			if (before == 0)
-				source_release(stream->source);
-			CHECK_FOR_INTERRUPTS();
-		}
-		if (batch->nrecords == before)
-			continue;
-		if (pipeline->query->windowed)
-		{
-			now = GetCurrentTimestamp();
-			for (int i = before; i < batch->nrecords; i++)
-			{
-				PipelinePartition *partition = &stream->partitions[batch->records[i].partition];
-
-				partition->last_record_at = now;
-				partition->idle = false;
-			}
-		}
-		total += batch->nrecords - before;
+		if (stream->batch->nrecords < share)
+			poll_stream(pipeline, stream, share - stream->batch->nrecords);
 	}
-	return total;
+	if (pipeline->nstreams > 1)
+		for (int s = 0; s < pipeline->nstreams && !batches_are_full(pipeline); s++)
+			poll_stream(pipeline, &pipeline->streams[s], limit - total_records(pipeline));
+	return total_records(pipeline);
 }
 
 /* Everything that the brokers are known to have was handed out. */
@@ -558,7 +580,6 @@ told_of_change(void)
 static int
 gather(Pipeline *pipeline)
 {
-	int limit = pipeline->query->options.batch_size;
 	TimestampTz start = GetCurrentTimestamp();
 	int total = poll_streams(pipeline);
 	TimestampTz until;
@@ -566,7 +587,7 @@ gather(Pipeline *pipeline)
 	if (total == 0)
 		return 0;
 	until = start + Min(GATHER_MS, pipeline->query->options.commit_interval) * US_PER_MS;
-	while (total < limit && !caught_up(pipeline) && !told_to_stop())
+	while (!batches_are_full(pipeline) && !caught_up(pipeline) && !told_to_stop())
 	{
 		long left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), until);
 

@@ -85,6 +85,7 @@ typedef struct Pipeline
 	StreamKeys *stream_keys; /* NULL: nobody else can have a group of this pipeline's */
 	InputRows *rows;
 	BatchSet set;
+	Size batch_budget; /* bytes that the current batches may still take */
 	int nstreams;
 	PipelineStream *streams;
 	WaitEventSet *events;
