@@ -424,6 +424,30 @@ make_output_query(Splitter *splitter, TupleDesc *relation)
 
 /* ------------------------------------------------------------------ aggregates */
 
+/* An argument of an aggregate as it is evaluated: only where FILTER lets the row through, for elsewhere it may fail. */
+static Node *
+guarded(const Aggref *aggref, Node *argument)
+{
+	CaseWhen *when;
+	CaseExpr *guard;
+
+	if (aggref->aggfilter == NULL || IsA(argument, Var) || IsA(argument, Const) ||
+		contain_volatile_functions((Node *) aggref->aggfilter))
+		return argument;
+	when = makeNode(CaseWhen);
+	when->expr = aggref->aggfilter;
+	when->result = (Expr *) argument;
+	when->location = -1;
+	guard = makeNode(CaseExpr);
+	guard->casetype = exprType(argument);
+	guard->casecollid = exprCollation(argument);
+	guard->args = list_make1(when);
+	guard->defresult =
+		(Expr *) makeNullConst(exprType(argument), exprTypmod(argument), exprCollation(argument));
+	guard->location = -1;
+	return (Node *) guard;
+}
+
 /* What is collected, while it is being found. */
 typedef struct Collector
 {
@@ -431,7 +455,14 @@ typedef struct Collector
 	List *columns; /* integers: input columns, in the order in which they are kept */
 } Collector;
 
-/* An expression as a column of the relation of collected rows; one that is the same for all rows stays what it is. */
+static bool
+is_same_for_all_rows(Node *expr)
+{
+	return expr == NULL || (!contain_var_clause(expr) && !contain_mutable_functions(expr) &&
+							!checkExprHasSubLink(expr));
+}
+
+/* An expression as a column of the relation of collected rows. */
 static Node *
 collect(Collector *collector, Node *expr)
 {
@@ -439,9 +470,6 @@ collect(Collector *collector, Node *expr)
 	int position = 0;
 	ListCell *cell;
 
-	if (expr == NULL || (!contain_var_clause(expr) && !contain_mutable_functions(expr) &&
-						 !checkExprHasSubLink(expr)))
-		return expr;
 	column = argument_column(collector->splitter, expr);
 	foreach (cell, collector->columns)
 	{
@@ -466,11 +494,15 @@ collect_aggregate(Collector *collector, Aggref *aggref)
 	{
 		TargetEntry *tle = lfirst_node(TargetEntry, cell);
 
-		tle->expr = (Expr *) collect(collector, (Node *) tle->expr);
+		if (!is_same_for_all_rows((Node *) tle->expr))
+			tle->expr = (Expr *) collect(collector, guarded(aggref, (Node *) tle->expr));
 	}
+	/* these are group expressions, or the same for all rows */
 	foreach (cell, aggref->aggdirectargs)
-		lfirst(cell) = collect(collector, lfirst(cell));
-	aggref->aggfilter = (Expr *) collect(collector, (Node *) aggref->aggfilter);
+		if (!is_same_for_all_rows(lfirst(cell)))
+			lfirst(cell) = collect(collector, lfirst(cell));
+	if (!is_same_for_all_rows((Node *) aggref->aggfilter))
+		aggref->aggfilter = (Expr *) collect(collector, (Node *) aggref->aggfilter);
 	return aggref;
 }
 
@@ -561,8 +593,8 @@ describe_aggregates(Splitter *splitter, GroupedPlan *plan)
 		agg->nargs = list_length(aggref->args);
 		agg->args = palloc_array(int, agg->nargs);
 		foreach (arg, aggref->args)
-			agg->args[foreach_current_index (arg)] =
-				argument_column(splitter, (Node *) lfirst_node(TargetEntry, arg)->expr);
+			agg->args[foreach_current_index (arg)] = argument_column(
+				splitter, guarded(aggref, (Node *) lfirst_node(TargetEntry, arg)->expr));
 		if (aggref->aggfilter != NULL)
 			agg->filter = argument_column(splitter, (Node *) aggref->aggfilter);
 	}
