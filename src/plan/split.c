@@ -110,30 +110,29 @@ record_var(Query *query)
 static PlannedStmt *
 plan_query(Query *query)
 {
-	PlannedStmt *volatile plan = NULL;
+	PlannedStmt *plan;
 
 	query->querySource = QSRC_ORIGINAL;
 	query->canSetTag = true;
-	stream_path_set_continuous(true, velo_batch_size);
-	PG_TRY();
-	{
-		/* no parallel workers: they don't see the batch */
-		plan = pg_plan_query(query, "", 0, NULL);
-	}
-	PG_FINALLY();
-	{
-		stream_path_set_continuous(false, 0);
-	}
-	PG_END_TRY();
+	/* no parallel workers: they don't see the batch */
+	plan = pg_plan_query(query, "", 0, NULL);
 	plan->jitFlags = PGJIT_NONE; /* would be compiled anew for every batch */
 	return plan;
 }
 
-/* Note what attributes the scans below a plan want. */
+/* The relation that is scanned; InvalidOid: a join that a wrapper has pushed down. */
+static Oid
+scan_relid(PlannedStmt *statement, Scan *scan)
+{
+	return scan->scanrelid > 0 ? rt_fetch(scan->scanrelid, statement->rtable)->relid : InvalidOid;
+}
+
+/* Note what attributes the continuous scans below a plan want. */
 static void
 note_scans(ContinuousPlan *result, PlannedStmt *statement, Plan *plan)
 {
 	List *children = NIL;
+	List *private;
 	ListCell *cell;
 
 	if (plan == NULL)
@@ -141,13 +140,18 @@ note_scans(ContinuousPlan *result, PlannedStmt *statement, Plan *plan)
 	switch (nodeTag(plan))
 	{
 		case T_ForeignScan:
-			for (int i = 0; i < result->nstreams && ((Scan *) plan)->scanrelid > 0; i++)
+			private
+			= ((ForeignScan *) plan)->fdw_private;
+			if (!stream_is(scan_relid(statement, (Scan *) plan)) ||
+				!boolVal(list_nth(private, SCAN_PRIVATE_CONTINUOUS)))
+				break;
+			for (int i = 0; i < result->nstreams; i++)
 			{
 				StreamUse *stream = &result->streams[i];
 
-				if (rt_fetch(((Scan *) plan)->scanrelid, statement->rtable)->relid != stream->relid)
+				if (stream->relid != scan_relid(statement, (Scan *) plan))
 					continue;
-				foreach (cell, list_nth(((ForeignScan *) plan)->fdw_private, SCAN_PRIVATE_ATTRS))
+				foreach (cell, list_nth(private, SCAN_PRIVATE_ATTRS))
 					stream->wanted = bms_add_member(stream->wanted, lfirst_int(cell));
 			}
 			break;
@@ -711,6 +715,7 @@ continuous_plan_rewritten(ContinuousQuery *continuous)
 	Query *query = copyObject(continuous->query);
 
 	inline_stream_ctes(query);
+	stream_path_mark_continuous(query, velo_batch_size);
 	if (continuous->grouped)
 	{
 		/* so that expressions which are equal look equal */
