@@ -20,6 +20,7 @@ SELECT pg_temp.clauses('SELECT symbol, avg(price) FROM d_trades WHERE price > 10
 SELECT pg_temp.clauses('SELECT symbol, avg(price) FROM d_trades GROUP BY symbol WINDOW HOPPING(ts, 1h, 500ms) GRACE 10 seconds HAVING count(*) > 1;');
 SELECT pg_temp.clauses('SELECT symbol, avg(price) FROM d_trades GROUP BY symbol HAVING count(*) > 1 EMIT FINAL WINDOW SLIDING(10 MINUTES, INTERVAL ''1'' MINUTE) -- the end');
 SELECT pg_temp.clauses('select count(*) from d_quotes q window tumbling(q."Zeit", interval ''1 day 12 hours'') emit final');
+SELECT pg_temp.clauses('select count(*) from public.d_trades window tumbling(PUBLIC.d_trades . ts, 1h)');
 SELECT pg_temp.clauses('SELECT symbol, count(*) FROM d_renamed WINDOW TUMBLING(happened, ''2w'') GRACE 0s GROUP BY symbol');
 SELECT pg_temp.clauses('SELECT symbol, count(*) FROM d_trades GROUP BY symbol');
 SELECT pg_temp.clauses('SELECT symbol, price FROM d_trades');
@@ -69,7 +70,13 @@ SELECT velo.explain('SELECT count(*) FROM (SELECT * FROM d_trades EMIT CHANGES) 
 SELECT velo.explain('SELECT count(*) FROM d_trades WINDOW TUMBLING(at, 5m)');
 SELECT velo.explain('SELECT count(*) FROM d_trades WINDOW TUMBLING(missing, 5m)');
 SELECT velo.explain('SELECT count(*) FROM d_trades t WINDOW TUMBLING(d_trades.ts, 5m)');
+SELECT velo.explain('SELECT count(*) FROM d_trades WINDOW TUMBLING(elsewhere.d_trades.ts, 5m)');
+SELECT velo.explain('SELECT count(*) FROM d_trades WINDOW TUMBLING(x.public.d_trades.ts, 5m)');
 SELECT velo.explain('SELECT count(*) FROM d_timeless WINDOW TUMBLING(5m)');
+SELECT velo.explain('SELECT count(*) FROM d_trades WINDOW TUMBLING(90000000d)');
+SELECT velo.explain($$SELECT date_bin('1 month', ts, '2026-01-01') b, count(*) FROM d_trades GROUP BY 1 EMIT FINAL$$);
+SELECT velo.explain($$SELECT date_bin('1 hour', ts, 'infinity') b, count(*) FROM d_trades GROUP BY 1 EMIT FINAL$$);
+SELECT velo.explain($$SELECT count(*) FROM d_trades GROUP BY velo.hop(ts, '2 min', '1 min', '-infinity')$$);
 SELECT velo.explain('SELECT count(*) FROM d_trades WINDOW TUMBLING(5m) GROUP BY symbol');
 SELECT velo.explain('SELECT count(*) FROM d_trades GROUP BY upper(symbol)');
 SELECT velo.explain('SELECT symbol, rank() OVER (ORDER BY price) FROM d_trades');

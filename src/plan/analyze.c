@@ -33,6 +33,7 @@
 #include "utils/lsyscache.h"
 #include "utils/regproc.h"
 #include "utils/rel.h"
+#include "utils/typcache.h"
 
 /* parameters that stand for the bounds of the window during parse analysis; no query has parameters of its own */
 #define PARAM_WINDOW_START 1
@@ -188,6 +189,22 @@ wrap_set_operation(Query *inner)
 
 /* ------------------------------------------------------------------ a window of the dialect */
 
+/* Do the names before that of a column, [schema,] relation, mean this item of FROM? */
+static bool
+names_item(List *names, RangeTblEntry *rte)
+{
+	int nqualifiers = list_length(names) - 1;
+
+	if (nqualifiers > 0 &&
+		strcmp(strVal(list_nth(names, nqualifiers - 1)), rte->eref->aliasname) != 0)
+		return false;
+	if (nqualifiers < 2)
+		return true;
+	/* an alias has no schema */
+	return nqualifiers == 2 && rte->rtekind == RTE_RELATION && rte->alias == NULL &&
+		   strcmp(strVal(linitial(names)), get_namespace_name(get_rel_namespace(rte->relid))) == 0;
+}
+
 /* The column of the source that the clause names, or that is the event time if it names none. */
 static AttrNumber
 find_time_column(Analysis *analysis, Query *query, Index source)
@@ -195,7 +212,6 @@ find_time_column(Analysis *analysis, Query *query, Index source)
 	DialectQuery *dialect = analysis->dialect;
 	RangeTblEntry *rte = rt_fetch(source, query->rtable);
 	char *name = NULL;
-	char *relation = NULL;
 	AttrNumber attnum = 0;
 	bool exists = false;
 	ListCell *cell;
@@ -205,14 +221,13 @@ find_time_column(Analysis *analysis, Query *query, Index source)
 		List *names = compat_string_to_name_list(dialect->time_column);
 
 		name = strVal(llast(names));
-		if (list_length(names) > 1)
-			relation = strVal(list_nth(names, list_length(names) - 2));
+		if (!names_item(names, rte))
+			ereport(ERROR, (errcode(ERRCODE_UNDEFINED_TABLE),
+							errmsg("\"%s\" is not the stream of the query",
+								   NameListToString(list_truncate(names, list_length(names) - 1))),
+							errhint("Name a column of \"%s\".", rte->eref->aliasname),
+							parser_errposition(analysis->pstate, dialect->time_location)));
 	}
-	if (relation != NULL && strcmp(relation, rte->eref->aliasname) != 0)
-		ereport(ERROR, (errcode(ERRCODE_UNDEFINED_TABLE),
-						errmsg("\"%s\" is not the stream of the query", relation),
-						errhint("Name a column of \"%s\".", rte->eref->aliasname),
-						parser_errposition(analysis->pstate, dialect->time_location)));
 
 	foreach (cell, rte->eref->colnames)
 	{
@@ -480,12 +495,37 @@ constant_argument(Analysis *analysis, FuncExpr *call, int n, const char *what)
 
 	if (!IsA(arg, Const) || ((Const *) arg)->constisnull)
 		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("%s of a window must be a constant", what),
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED), errmsg("%s must be a constant", what),
 				 errhint("Write it as a literal."),
 				 parser_errposition(analysis->pstate,
 									exprLocation(arg) >= 0 ? exprLocation(arg) : call->location)));
 	return ((Const *) arg)->constvalue;
+}
+
+/* One that is a length, in microseconds. */
+static int64
+length_argument(Analysis *analysis, FuncExpr *call, int n, const char *what)
+{
+	Interval *interval = DatumGetIntervalP(constant_argument(analysis, call, n, what));
+	ParseCallbackState state;
+	int64 length;
+
+	setup_parser_errposition_callback(&state, analysis->pstate, exprLocation((Node *) call));
+	length = window_length(interval, what);
+	cancel_parser_errposition_callback(&state);
+	return length;
+}
+
+static TimestampTz
+origin_argument(Analysis *analysis, FuncExpr *call, int n)
+{
+	TimestampTz origin = DatumGetTimestampTz(constant_argument(analysis, call, n, "window origin"));
+
+	if (TIMESTAMP_NOT_FINITE(origin))
+		ereport(ERROR, (errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE),
+						errmsg("window origin must be finite"),
+						parser_errposition(analysis->pstate, exprLocation((Node *) call))));
+	return origin;
 }
 
 /* Describe a call of velo.tumble or velo.hop. */
@@ -496,6 +536,8 @@ describe_window(Analysis *analysis, Query *query, Expr *window)
 	Node *simple =
 		eval_const_expressions(NULL, (Node *) window); /* adds defaults, folds constants */
 	FuncExpr *call = (FuncExpr *) simple;
+	const char *zone = NULL;
+	ParseCallbackState state;
 
 	if (is_velo_function((Node *) window, "session"))
 		ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
@@ -509,24 +551,26 @@ describe_window(Analysis *analysis, Query *query, Expr *window)
 				 errhint("Name the column of the stream's option event_time."),
 				 parser_errposition(analysis->pstate, exprLocation((Node *) window))));
 
-	spec->size = window_length(DatumGetIntervalP(constant_argument(analysis, call, 1, "the size")),
-							   "window size");
+	spec->size = length_argument(analysis, call, 1, "window size");
 	if (is_velo_function((Node *) window, "hop"))
 	{
 		spec->kind = WINDOW_HOPPING;
-		spec->slide = window_length(
-			DatumGetIntervalP(constant_argument(analysis, call, 2, "the slide")), "window slide");
-		spec->origin = DatumGetTimestampTz(constant_argument(analysis, call, 3, "the origin"));
+		spec->slide = length_argument(analysis, call, 2, "window slide");
+		spec->origin = origin_argument(analysis, call, 3);
 	}
 	else
 	{
 		spec->kind = WINDOW_TUMBLING;
 		spec->slide = spec->size;
-		spec->origin = DatumGetTimestampTz(constant_argument(analysis, call, 2, "the origin"));
-		window_set_zone(spec,
-						TextDatumGetCString(constant_argument(analysis, call, 3, "the zone")));
+		spec->origin = origin_argument(analysis, call, 2);
+		zone = TextDatumGetCString(constant_argument(analysis, call, 3, "window time zone"));
 	}
+
+	setup_parser_errposition_callback(&state, analysis->pstate, exprLocation((Node *) window));
+	if (zone != NULL)
+		window_set_zone(spec, zone);
 	window_max(spec); /* complains about too many */
+	cancel_parser_errposition_callback(&state);
 }
 
 /* A zone that date_trunc() takes for a name, not for an abbreviation that has no history. */
@@ -576,7 +620,7 @@ describe_truncation(WindowSpec *spec, const char *field, const char *zone)
  * Anything else is left to be an ordinary expression.
  */
 static bool
-describe_date_function(Query *query, Node *expr, WindowSpec *spec)
+describe_date_function(Analysis *analysis, Query *query, Node *expr, WindowSpec *spec)
 {
 	FuncExpr *call = (FuncExpr *) eval_const_expressions(NULL, expr);
 	Const *first;
@@ -597,9 +641,8 @@ describe_date_function(Query *query, Node *expr, WindowSpec *spec)
 	{
 		case F_DATE_BIN_INTERVAL_TIMESTAMPTZ_TIMESTAMPTZ:
 			spec->kind = WINDOW_TUMBLING;
-			spec->size = spec->slide =
-				window_length(DatumGetIntervalP(first->constvalue), "stride of date_bin");
-			spec->origin = DatumGetTimestampTz(third->constvalue);
+			spec->size = spec->slide = length_argument(analysis, call, 0, "stride of date_bin");
+			spec->origin = origin_argument(analysis, call, 2);
 			return true;
 		case F_DATE_TRUNC_TEXT_TIMESTAMPTZ:
 			return describe_truncation(spec, TextDatumGetCString(first->constvalue),
@@ -699,6 +742,42 @@ describe_item(Query *query, Expr *expr)
 		NULL, get_rte_attribute_name(rt_fetch(var->varno, query->rtable), var->varattno));
 }
 
+/* The unique key of the result is an index. */
+static void
+check_key_type(Analysis *analysis, Expr *expr)
+{
+	Oid type = exprType((Node *) expr);
+
+	if (!OidIsValid(lookup_type_cache(type, TYPECACHE_CMP_PROC)->cmp_proc))
+		ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+						errmsg("groups of type %s are not supported", format_type_be(type)),
+						errdetail("The type has no order, which the index on the groups needs."),
+						errhint("Group by the expression cast to another type, such as text."),
+						parser_errposition(analysis->pstate, exprLocation((Node *) expr))));
+}
+
+/* The columns of the result must be such as a table can have. */
+static void
+check_result_types(Analysis *analysis, Query *query)
+{
+	ListCell *cell;
+
+	foreach (cell, query->targetList)
+	{
+		TargetEntry *tle = lfirst_node(TargetEntry, cell);
+		Oid type = exprType((Node *) tle->expr);
+
+		if (!tle->resjunk && get_typtype(type) == TYPTYPE_PSEUDO)
+			ereport(ERROR,
+					(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+					 errmsg("column \"%s\" of the result would be of the pseudo-type %s",
+							tle->resname, format_type_be(type)),
+					 errhint("Cast the expression to a type that a table can hold, such as text or "
+							 "a composite type of your own."),
+					 parser_errposition(analysis->pstate, exprLocation((Node *) tle->expr))));
+	}
+}
+
 /* The columns of the result's unique key. */
 static void
 find_key_columns(Analysis *analysis)
@@ -728,6 +807,7 @@ find_key_columns(Analysis *analysis)
 					 errdetail("The rows of the result are told apart by them."),
 					 errhint("Add %s to the SELECT list.", describe_item(query, tle->expr)),
 					 parser_errposition(analysis->pstate, exprLocation((Node *) tle->expr))));
+		check_key_type(analysis, tle->expr);
 		if (tle->ressortgroupref == result->window_ref)
 			result->key_columns = lcons_int(column, result->key_columns);
 		else
@@ -813,7 +893,7 @@ describe(Analysis *analysis, const char *emit, bool stop_at_end)
 
 		if (window != NULL ? equal(expr, window)
 						   : (result->emit == EMIT_FINAL &&
-							  describe_date_function(query, expr, &result->window)))
+							  describe_date_function(analysis, query, expr, &result->window)))
 		{
 			result->window_ref = item->tleSortGroupRef;
 			break;
@@ -835,6 +915,7 @@ describe(Analysis *analysis, const char *emit, bool stop_at_end)
 
 	if (window != NULL)
 		add_missing_bounds(query, window);
+	check_result_types(analysis, query);
 	find_key_columns(analysis);
 	result->exclusive = !result->grouped || groups_cover_key(result);
 }

@@ -7,6 +7,8 @@
  */
 #include "plan/continuous.h"
 
+#include "access/sysattr.h"
+#include "catalog/pg_inherits.h"
 #include "nodes/nodeFuncs.h"
 #include "optimizer/optimizer.h"
 #include "optimizer/tlist.h"
@@ -122,6 +124,10 @@ check_from(Checker *checker, Query *query, Node *item, bool nullable)
 		if (rte->rtekind != RTE_RELATION)
 			refuse(checker, rte_location(checker, rte), SUBSELECT_HINT,
 				   "a stream inside a function in FROM or a recursive query is not supported");
+		if (rte->inh && find_inheritance_children(rte->relid, NoLock) != NIL)
+			refuse(checker, rte_location(checker, rte),
+				   "Write FROM ONLY to read the stream without them.",
+				   "streams with inheritance children are not supported");
 		return 1;
 	}
 	if (IsA(item, JoinExpr))
@@ -187,11 +193,53 @@ check_set_operation(Checker *checker, Query *query, Node *node)
 	}
 }
 
+typedef struct SystemColumnWalk
+{
+	Query *query;
+	int level;    /* queries down from it */
+	int location; /* out */
+} SystemColumnWalk;
+
+/* Finds a system column of one of the query's own streams.  The table's OID is what it is for any table. */
+static bool
+find_system_column_walker(Node *node, SystemColumnWalk *walk)
+{
+	Var *var = (Var *) node;
+
+	if (node == NULL)
+		return false;
+	if (IsA(node, Var) && (int) var->varlevelsup == walk->level && var->varattno < 0 &&
+		var->varattno != TableOidAttributeNumber)
+	{
+		RangeTblEntry *rte = rt_fetch(var->varno, walk->query->rtable);
+
+		walk->location = var->location;
+		return rte->rtekind == RTE_RELATION && stream_is(rte->relid);
+	}
+	if (IsA(node, Query))
+	{
+		bool found;
+
+		walk->level++;
+		found = query_tree_walker((Query *) node, find_system_column_walker, walk, 0);
+		walk->level--;
+		return found;
+	}
+	return expression_tree_walker(node, find_system_column_walker, walk);
+}
+
 /* What neither the query itself nor a sub-select over a stream may have. */
 static void
 check_clauses(Checker *checker, Query *query)
 {
+	SystemColumnWalk walk = {.query = query};
 	ListCell *cell;
+
+	if (query_tree_walker(query, find_system_column_walker, &walk, 0))
+		refuse(checker, walk.location,
+			   "Declare columns of the stream with the options metadata 'partition' and metadata "
+			   "'offset' to tell records apart.",
+			   "system columns of streams are not supported");
 
 	foreach (cell, query->cteList)
 	{
