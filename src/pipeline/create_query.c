@@ -104,10 +104,10 @@ check_sink(const char *sink)
 static char *
 schema_for_name(RangeVar *name)
 {
-	Oid namespace;
+	Oid schema;
 
 	if (name->schemaname != NULL)
-	namespace = LookupExplicitNamespace(name->schemaname, false);
+		schema = LookupExplicitNamespace(name->schemaname, false);
 	else
 	{
 		List *path = fetch_search_path(false);
@@ -115,13 +115,13 @@ schema_for_name(RangeVar *name)
 		if (path == NIL)
 			ereport(ERROR, (errcode(ERRCODE_UNDEFINED_SCHEMA),
 							errmsg("no schema has been selected to create in")));
-		namespace = linitial_oid(path);
+		schema = linitial_oid(path);
 	}
-	if (isAnyTempNamespace(namespace))
+	if (isAnyTempNamespace(schema))
 		ereport(ERROR, (errcode(ERRCODE_INVALID_SCHEMA_NAME),
 						errmsg("cannot create a query in a temporary schema"),
 						errdetail("A query is run by processes that don't see temporary tables.")));
-	return get_namespace_name(namespace);
+	return get_namespace_name(schema);
 }
 
 static List *

@@ -63,8 +63,8 @@ typedef struct PipelineSlot
 	Latch *latch; /* of the worker, NULL until it has attached */
 	PipelineState state;
 	bool stop; /* told to end */
-	bool
-		changed; /* something about the queries of the database did: call query_enter() soon; the worker resets it */
+	/* something about the queries of the database did: call query_enter() soon; the worker resets it */
+	bool changed;
 	bool done; /* the worker ends on purpose, whatever there is to say about it has been said */
 	TimestampTz started_at;
 	int restarts;

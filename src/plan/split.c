@@ -132,7 +132,7 @@ static void
 note_scans(ContinuousPlan *result, PlannedStmt *statement, Plan *plan)
 {
 	List *children = NIL;
-	List *private;
+	List *scan;
 	ListCell *cell;
 
 	if (plan == NULL)
@@ -140,10 +140,9 @@ note_scans(ContinuousPlan *result, PlannedStmt *statement, Plan *plan)
 	switch (nodeTag(plan))
 	{
 		case T_ForeignScan:
-			private
-			= ((ForeignScan *) plan)->fdw_private;
+			scan = ((ForeignScan *) plan)->fdw_private;
 			if (!stream_is(scan_relid(statement, (Scan *) plan)) ||
-				!boolVal(list_nth(private, SCAN_PRIVATE_CONTINUOUS)))
+				!boolVal(list_nth(scan, SCAN_PRIVATE_CONTINUOUS)))
 				break;
 			for (int i = 0; i < result->nstreams; i++)
 			{
@@ -151,7 +150,7 @@ note_scans(ContinuousPlan *result, PlannedStmt *statement, Plan *plan)
 
 				if (stream->relid != scan_relid(statement, (Scan *) plan))
 					continue;
-				foreach (cell, list_nth(private, SCAN_PRIVATE_ATTRS))
+				foreach (cell, list_nth(scan, SCAN_PRIVATE_ATTRS))
 					stream->wanted = bms_add_member(stream->wanted, lfirst_int(cell));
 			}
 			break;

@@ -132,15 +132,14 @@ static char *
 equality_operator(TypeCacheEntry *type)
 {
 	HeapTuple tuple = SearchSysCache1(OPEROID, ObjectIdGetDatum(type->eq_opr));
-	Form_pg_operator operator;
+	Form_pg_operator form;
 	char *spelled;
 
 	if (!HeapTupleIsValid(tuple))
 		elog(ERROR, "cache lookup failed for operator %u", type->eq_opr);
-	operator=(Form_pg_operator) GETSTRUCT(tuple);
-	spelled =
-		psprintf("OPERATOR(%s.%s)", quote_identifier(get_namespace_name(operator->oprnamespace)),
-				 NameStr(operator->oprname));
+	form = (Form_pg_operator) GETSTRUCT(tuple);
+	spelled = psprintf("OPERATOR(%s.%s)", quote_identifier(get_namespace_name(form->oprnamespace)),
+					   NameStr(form->oprname));
 	ReleaseSysCache(tuple);
 	return spelled;
 }

@@ -31,8 +31,8 @@ typedef struct WindowSpec
 	int64 slide;        /* microseconds */
 	TimestampTz origin; /* default: the Unix epoch */
 	char *zone;         /* NULL: none (UTC, fixed length) */
-	char *trunc; /* field of a date_trunc that serves as window (hour, day, week); NULL: none */
-	int64 grace; /* microseconds */
+	char *trunc;        /* field of a date_trunc that serves as window; NULL: none */
+	int64 grace;        /* microseconds */
 } WindowSpec;
 
 /* the one window of an unwindowed query */
@@ -67,8 +67,8 @@ typedef struct KeySpec
 
 typedef struct AggSpec
 {
-	Aggref
-		*aggref; /* as analysed, for its function, types and collation; arguments come as columns */
+	/* as analysed, for its function, types and collation; arguments come as columns */
+	Aggref *aggref;
 	int nargs;
 	int *args;  /* input columns of the transition function's arguments */
 	int filter; /* input column of FILTER, -1: none */
@@ -115,10 +115,10 @@ typedef struct InputRows
 	int *record;       /* [capacity] record index in its batch */
 	int *stream;       /* [capacity] index of the stream in the query */
 	TimestampTz *time; /* [capacity] event time; set only for windowed queries */
-	TimestampTz
-		*watermark; /* [capacity] the record's partition's watermark before it; DT_NOBEGIN: none */
-	bool *late;     /* [capacity] out: entered no window */
-	int applied;    /* out: the row at which group_table_apply() is, or threw; -1: none */
+	/* [capacity] the record's partition's watermark before it; DT_NOBEGIN: none */
+	TimestampTz *watermark;
+	bool *late;  /* [capacity] out: entered no window */
+	int applied; /* out: the row at which group_table_apply() is, or threw; -1: none */
 } InputRows;
 
 extern InputRows *input_rows_create(MemoryContext parent, TupleDesc desc);
