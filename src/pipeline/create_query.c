@@ -581,10 +581,6 @@ velo_create_query(PG_FUNCTION_ARGS)
 
 	query->text = unconstify(char *, needed_argument(fcinfo, ARG_QUERY, "query"));
 	check_sink(text_argument(fcinfo, ARG_SINK, "table"));
-	if (emit != NULL && strcmp(emit, "changes") != 0 && strcmp(emit, "final") != 0)
-		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-						errmsg("invalid value for \"emit\": \"%s\"", emit),
-						errhint("Valid values are: changes, final.")));
 	if (stop != NULL && strcmp(stop, "end") != 0)
 		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 						errmsg("invalid value for \"stop\": \"%s\"", stop),
