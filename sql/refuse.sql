@@ -135,6 +135,7 @@ SELECT velo.create_query('q', '');
 SELECT velo.create_query('q', NULL);
 SELECT velo.create_query('q', 'SELECT $1 FROM trades');
 SELECT velo.create_query('q', 'SELECT n, n FROM trades');
+SELECT velo.create_query('q', 'SELECT symbol, sum(1 / 0) FILTER (WHERE n > 0) FROM trades GROUP BY symbol');
 
 -- the clauses of the dialect
 SELECT velo.create_query('q', 'SELECT symbol, count(*) FROM trades WINDOW TUMBLING() GROUP BY symbol');

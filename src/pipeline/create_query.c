@@ -624,6 +624,8 @@ velo_create_query(PG_FUNCTION_ARGS)
 		if (continuous->grouped && continuous->key_columns == NIL)
 			check_target_is_empty(query->target);
 	}
+	/* what is wrong with a constant is found by planning: say so now rather than by a pipeline that can't begin */
+	(void) continuous_plan(continuous);
 	query->id = make_view(query, continuous);
 	query_insert(query);
 	query->name = query_display_name(query->schema, query->plain_name);
