@@ -521,6 +521,7 @@ process_round(Pipeline *pipeline)
 		return;
 	}
 
+	enter_shared_groups(pipeline);
 	pipeline->stage = STAGE_APPLY;
 	if (pipeline->groups != NULL)
 	{

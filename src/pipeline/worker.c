@@ -620,6 +620,19 @@ take_turn(Pipeline *pipeline)
 	LockDatabaseObject(RelationRelationId, pipeline->id, 0, ExclusiveLock);
 }
 
+void
+enter_shared_groups(Pipeline *pipeline)
+{
+	if (!pipeline->query->merged || pipeline->in_shared_groups)
+		return;
+	take_turn(pipeline);
+	/* show what the pipeline before us in turn has committed */
+	PopActiveSnapshot();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	pipeline->closed = Max(pipeline->closed, query_closed(pipeline->id));
+	pipeline->in_shared_groups = true;
+}
+
 /* Offsets move past control records and aborted transactions at the end, which are never handed out. */
 static bool
 skip_control_records(Pipeline *pipeline)
@@ -820,17 +833,7 @@ transaction(Pipeline *pipeline)
 		AbortOutOfAnyTransaction();
 		return false;
 	}
-	if (query->merged)
-	{
-		take_turn(pipeline);
-		/* show what the pipeline before us in turn has committed */
-		PopActiveSnapshot();
-		PushActiveSnapshot(GetTransactionSnapshot());
-		pipeline->closed = Max(pipeline->closed, query_closed(pipeline->id));
-	}
-	if (pipeline->groups != NULL && pipeline->plan->grouped->grouping->nkeys == 0 &&
-		pipeline->plan->grouped->grouping->window.kind == WINDOW_NONE)
-		(void) group_table_global(pipeline->groups);
+	pipeline->in_shared_groups = false;
 
 	while (records > 0)
 	{
@@ -859,6 +862,10 @@ transaction(Pipeline *pipeline)
 	stage_start = GetCurrentTimestamp();
 	if (pipeline->failed == NULL)
 		(void) skip_control_records(pipeline);
+	enter_shared_groups(pipeline);
+	if (pipeline->groups != NULL && pipeline->plan->grouped->grouping->nkeys == 0 &&
+		pipeline->plan->grouped->grouping->window.kind == WINDOW_NONE)
+		(void) group_table_global(pipeline->groups);
 	settle_windows(pipeline);
 	if (pipeline->failed == NULL)
 		pipeline->all_stopped = finish_if_stopped(pipeline);

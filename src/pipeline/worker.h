@@ -108,8 +108,9 @@ typedef struct Pipeline
 	SourceTrouble trouble; /* as the query's error says it */
 	/* velo.query_error speaks of a run that has achieved nothing, or of trouble that may be over */
 	bool unproven;
-	bool due;        /* a transaction is wanted though no record came */
-	bool all_shared; /* of a merged query: no pipeline has groups of its own any more */
+	bool due;              /* a transaction is wanted though no record came */
+	bool all_shared;       /* of a merged query: no pipeline has groups of its own any more */
+	bool in_shared_groups; /* see enter_shared_groups(); of the running transaction */
 	/* another pipeline has groups of this one: the query becomes a merged one */
 	bool key_is_untrue;
 	bool all_stopped; /* every partition has reached its stop offset */
@@ -134,6 +135,12 @@ extern bool cut_at_failures(Pipeline *pipeline);
 /* worker.c */
 /* The pipelines of a query take turns, until they commit, at what they share. */
 extern void take_turn(Pipeline *pipeline);
+/*
+ * From here to the commit this pipeline alone touches the groups of a merged query.  To be called before it does, and
+ * not earlier, for the others wait: what comes before, decoding and evaluating, they do side by side.  Nothing to do for
+ * a query that is not merged.
+ */
+extern void enter_shared_groups(Pipeline *pipeline);
 
 /* stream_keys.c */
 extern StreamKeys *stream_keys_create(const GroupedPlan *plan);
