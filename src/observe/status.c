@@ -171,6 +171,13 @@ lag_of(List *partitions, int pipeline)
 	return lag;
 }
 
+/* What its partitions have committed, and what went on without them: by hand, or with the wall clock. */
+static TimestampTz
+watermark_of_query(const QueryInfo *query, List *partitions)
+{
+	return Max(partitions_watermark(partitions), Max(query->advanced, query_closed(query->id)));
+}
+
 /* The error that is shown: the latest. */
 static const QueryError *
 latest_error(List *errors)
@@ -236,7 +243,7 @@ velo_query_status(PG_FUNCTION_ARGS)
 		values[2] = CStringGetTextDatum(state_of_query(query, errors, running, needed, waiting));
 		values[3] = Int32GetDatum(running);
 		values[4] = Int64GetDatum(lag_of(partitions, -1));
-		set_time(Max(partitions_watermark(partitions), query->advanced), &values[5], &nulls[5]);
+		set_time(watermark_of_query(query, partitions), &values[5], &nulls[5]);
 		nulls[6] = nulls[7] = nulls[8] = nulls[9] = nulls[10] = true;
 		if (query->state == QUERY_PAUSED && query->paused_because != NULL)
 		{

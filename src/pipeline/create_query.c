@@ -378,9 +378,9 @@ check_target_is_empty(Oid target)
 	GetUserIdAndSecContext(&user, &context);
 	SetUserIdAndSecContext(query_owner(target), context | SECURITY_LOCAL_USERID_CHANGE);
 	SPI_connect();
-	execute(psprintf(
-		"SELECT FROM %s LIMIT 1",
-		quote_qualified_identifier(get_namespace_name(get_rel_namespace(target)), name)));
+	execute(
+		psprintf("SELECT FROM %s LIMIT 1",
+				 quote_qualified_identifier(get_namespace_name(get_rel_namespace(target)), name)));
 	empty = (SPI_processed == 0);
 	SPI_finish();
 	SetUserIdAndSecContext(user, context);

@@ -56,6 +56,13 @@ fold(Fold *fold, TimestampTz watermark, bool idle)
 		fold->least = Min(fold->least, watermark);
 }
 
+/* A time and a while, or the last timestamp that there is. */
+static TimestampTz
+later(TimestampTz time, int64 elapsed)
+{
+	return Min(time, END_TIMESTAMP - 1 - elapsed) + elapsed;
+}
+
 TimestampTz
 query_watermark(Pipeline *pipeline, TimestampTz now)
 {
@@ -96,7 +103,7 @@ query_watermark(Pipeline *pipeline, TimestampTz now)
 	if (pipeline->idle_stand == DT_NOBEGIN)
 		return pipeline->advanced;
 	return Max(Max(pipeline->closed, pipeline->advanced),
-			   pipeline->idle_stand + (now - pipeline->all_idle_since));
+			   later(pipeline->idle_stand, now - pipeline->all_idle_since));
 }
 
 TimestampTz

@@ -142,8 +142,8 @@ extern bool stream_keys_check(Pipeline *pipeline);
 /* The running transaction was aborted, and with it what was noted in it. */
 extern void stream_keys_forget(StreamKeys *keys);
 
-/* long_keys.c */
-extern void fail_long_keys(Pipeline *pipeline);
+/* bad_groups.c */
+extern void fail_bad_groups(Pipeline *pipeline);
 
 /* emit.c */
 /* The rows of the current batch, of an ungrouped query. */

@@ -565,6 +565,7 @@ describe_truncation(WindowSpec *spec, const char *field, const char *zone)
 		/* weeks begin on Mondays, such as the 3rd of January 2000 */
 		spec->origin = unit == DTK_WEEK ? 2 * USECS_PER_DAY : 0;
 		spec->trunc = pstrdup(units[i].name);
+		spec->bare_start = true;
 		spec->zone = pstrdup(zone);
 		return true;
 	}
@@ -600,6 +601,7 @@ describe_date_function(Query *query, Node *expr, WindowSpec *spec)
 			spec->size = spec->slide =
 				window_length(DatumGetIntervalP(first->constvalue), "stride of date_bin");
 			spec->origin = DatumGetTimestampTz(third->constvalue);
+			spec->bare_start = true;
 			return true;
 		case F_DATE_TRUNC_TEXT_TIMESTAMPTZ:
 			return describe_truncation(spec, TextDatumGetCString(first->constvalue),
