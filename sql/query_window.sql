@@ -81,6 +81,8 @@ INSERT INTO cases VALUES
      'SELECT lower(w), upper(w), w, symbol, count(*) FROM minutes GROUP BY w, symbol'),
     ('function_bare', 'final', 'SELECT symbol, count(*) FROM trades GROUP BY velo.tumble(ts, ''1 min''), symbol',
      'SELECT lower(w), upper(w), symbol, count(*) FROM minutes GROUP BY w, symbol'),
+    ('clause_and_function', 'final', 'SELECT velo.tumble(ts, ''1 min'') AS minute, symbol, count(*) FROM trades WINDOW TUMBLING(1m) GROUP BY 1, 2',
+     'SELECT lower(w), upper(w), w, symbol, count(*) FROM minutes GROUP BY w, symbol'),
     ('function_origin', 'final', 'SELECT symbol, count(*) FROM trades GROUP BY symbol, velo.tumble(ts, ''1 min'', ''2026-01-01 00:00:20Z'')',
      'SELECT lower(w), upper(w), symbol, count(*) FROM (SELECT *, velo.tumble(ts, ''1 min'', ''2026-01-01 00:00:20Z'') AS w FROM all_trades) x
       WHERE upper(w) > watermark OR watermark IS NULL GROUP BY w, symbol'),

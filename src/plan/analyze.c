@@ -421,13 +421,13 @@ renumber(Query *query)
 
 /*
  * Find the window among the items of GROUP BY: a call of velo.tumble or velo.hop, or a bound of one.  Leaves the call
- * itself there and takes bounds of it away, for they don't divide any further.
+ * itself there, once, and takes bounds of it away, for they don't divide any further.
  */
 static Expr *
 normalise_window(Analysis *analysis, Query *query)
 {
 	Expr *window = NULL;
-	bool present = false;
+	bool present;
 	bool is_upper;
 	List *items = NIL;
 	ListCell *cell;
@@ -445,20 +445,22 @@ normalise_window(Analysis *analysis, Query *query)
 					 errmsg("a query can have only one window"), errhint("Make a query of each."),
 					 parser_errposition(analysis->pstate, exprLocation(call))));
 		window = (Expr *) call;
-		present |= (call == expr);
 	}
 	if (window == NULL)
 		return NULL;
 
 	window = copyObject(window);
+	present = false;
 	foreach (cell, query->groupClause)
 	{
 		SortGroupClause *item = lfirst_node(SortGroupClause, cell);
 		TargetEntry *tle = get_sortgroupclause_tle(item, query->targetList);
+		bool is_window = equal(tle->expr, window);
 
-		if (!equal(bound_of((Node *) tle->expr, &is_upper), window))
+		if (is_window ? !present : !equal(bound_of((Node *) tle->expr, &is_upper), window))
 		{
 			items = lappend(items, item);
+			present |= is_window;
 			continue;
 		}
 		tle->ressortgroupref = 0;
