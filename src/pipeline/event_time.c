@@ -14,11 +14,17 @@
 /* how often a pipeline looks whether the others share their groups, so that windows can close */
 #define SIBLINGS_CHECK_MS 1000
 
-bool
+void
+restart_idle_clocks(Pipeline *pipeline, TimestampTz now)
+{
+	for (int s = 0; s < pipeline->nstreams; s++)
+		for (int i = 0; i < pipeline->streams[s].npartitions; i++)
+			pipeline->streams[s].partitions[i].last_record_at = now;
+}
+
+void
 update_idleness(Pipeline *pipeline, TimestampTz now)
 {
-	bool changed = false;
-
 	for (int s = 0; s < pipeline->nstreams; s++)
 	{
 		PipelineStream *stream = &pipeline->streams[s];
@@ -29,16 +35,13 @@ update_idleness(Pipeline *pipeline, TimestampTz now)
 		for (int i = 0; i < stream->npartitions; i++)
 		{
 			PipelinePartition *partition = &stream->partitions[i];
-			bool idle = partition->idle;
 
 			if (!answers || !source_caught_up(&read[i]))
 				partition->last_record_at = now;
 			partition->idle = stream->idle_timeout > 0 && source_caught_up(&read[i]) &&
 							  now - partition->last_record_at >= stream->idle_timeout * US_PER_MS;
-			changed |= partition->idle != idle;
 		}
 	}
-	return changed;
 }
 
 /* The watermarks of all partitions of a query, on their way into its own. */

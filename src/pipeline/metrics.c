@@ -12,7 +12,8 @@
 #include "utils/timestamp.h"
 
 /*
- * Bucket b holds values up to 2^(b/2): two buckets an octave, so a percentile is right within a factor of 1.41.
+ * Bucket b holds values from 2^((b-1)/2) to 2^(b/2), the first also what is less.  A percentile is the middle of its
+ * bucket, so it is right within a factor of 1.19.
  */
 void
 histogram_add(Histogram *histogram, uint64 value)
@@ -41,7 +42,7 @@ histogram_percentile(Histogram *histogram, double fraction)
 	{
 		seen += pg_atomic_read_u32(&histogram->buckets[i]);
 		if (total > 0 && seen >= fraction * total)
-			return pow(2.0, i / 2.0);
+			return rint(pow(2.0, Max(i - 0.5, 0.0) / 2.0));
 	}
 	return 0.0;
 }

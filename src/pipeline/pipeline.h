@@ -62,10 +62,9 @@ typedef struct PipelineSlot
 	pid_t pid;
 	Latch *latch; /* of the worker, NULL until it has attached */
 	PipelineState state;
-	bool stop; /* told to end */
-	bool
-		changed; /* something about the queries of the database did: call query_enter() soon; the worker resets it */
-	bool done; /* the worker ends on purpose, whatever there is to say about it has been said */
+	bool stop;    /* told to end */
+	bool changed; /* some query of the database did: query_enter() soon; the worker resets it */
+	bool done;    /* the worker ends on purpose; what there is to say about it has been said */
 	TimestampTz started_at;
 	int restarts;
 

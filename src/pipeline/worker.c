@@ -517,18 +517,32 @@ wait_for_events(Pipeline *pipeline, long timeout_ms)
 	WaitEvent event;
 	bool woken;
 
+	pgstat_report_activity(STATE_IDLE, NULL);
 	(void) WaitEventSetWait(pipeline->events, timeout_ms, &event, 1, PG_WAIT_EXTENSION);
+	pgstat_report_activity(STATE_RUNNING, NULL);
 	/* whatever the event was: the latch may have been set at the same moment */
 	woken = MyLatch->is_set;
 	if (woken)
 		ResetLatch(MyLatch);
 	CHECK_FOR_INTERRUPTS();
-	if (ConfigReloadPending)
-	{
-		ConfigReloadPending = false;
-		ProcessConfigFile(PGC_SIGHUP);
-	}
 	return woken;
+}
+
+/* Read the configuration anew if it was reloaded.  Returns true if a setting has changed that this run began with. */
+static bool
+settings_changed(void)
+{
+	int batch_size = velo_batch_size;
+	int commit_interval = velo_commit_interval;
+	int idle_timeout = velo_idle_timeout;
+	int pipeline_memory = velo_pipeline_memory;
+
+	if (!ConfigReloadPending)
+		return false;
+	ConfigReloadPending = false;
+	ProcessConfigFile(PGC_SIGHUP);
+	return velo_batch_size != batch_size || velo_commit_interval != commit_interval ||
+		   velo_idle_timeout != idle_timeout || velo_pipeline_memory != pipeline_memory;
 }
 
 static bool
@@ -703,7 +717,7 @@ settle_windows(Pipeline *pipeline)
 		TimestampTz now = GetCurrentTimestamp();
 		bool may_close;
 
-		(void) update_idleness(pipeline, now);
+		update_idleness(pipeline, now);
 		watermark = query_watermark(pipeline, now);
 		may_close = !pipeline->query->merged || all_groups_are_shared(pipeline);
 		/* what was folded in may be of a pipeline that lagged behind those that have closed by now */
@@ -1080,7 +1094,7 @@ pipeline_run(Oid query, int number, int generation)
 	{
 		(void) gather(pipeline);
 		AcceptInvalidationMessages();
-		if (streams_are_stale || !watch_sources(pipeline))
+		if (streams_are_stale || settings_changed() || !watch_sources(pipeline))
 			break;
 		if (total_records(pipeline) > 0 || transaction_is_due(pipeline))
 		{

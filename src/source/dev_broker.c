@@ -46,8 +46,7 @@
 /* A connection to the chosen port, and the one to the mock cluster that it is relayed to */
 typedef struct Relay
 {
-	int fds
-		[2]; /* client, mock; the latter is -1 until the first bytes tell that it is a Kafka client */
+	int fds[2];     /* client, mock; -1 until the first bytes tell that it is a client of Kafka's */
 	int pending[2]; /* bytes read from fds[i], not yet written to the other */
 	char buffer[2][RELAY_BUFFER];
 } Relay;
@@ -74,9 +73,15 @@ listen_on_loopback(int port)
 	loopback_address(&address, port);
 	if (fd < 0 || setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on)) < 0 ||
 		bind(fd, (struct sockaddr *) &address, sizeof(address)) < 0 || listen(fd, 64) < 0)
+	{
+		bool in_use = (errno == EADDRINUSE);
+
 		ereport(FATAL, errcode_for_socket_access(),
 				errmsg("velo's development broker could not listen on 127.0.0.1:%d: %m", port),
-				errhint("Is the port of velo.dev_broker_port in use?"));
+				in_use ? errhint("Another program listens there: end it, or set "
+								 "\"velo.dev_broker_port\" to another port.")
+					   : 0);
+	}
 	return fd;
 }
 

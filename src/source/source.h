@@ -43,7 +43,7 @@ typedef enum SourceTrouble
 typedef struct SourceStats
 {
 	int64 queue_depth;    /* records waiting in the fetch queue */
-	int64 queue_capacity; /* records that may wait there */
+	int64 queue_capacity; /* records at which fetching stops; what is on its way then still comes */
 	int64 queue_high_water;
 	int64 backpressure_events; /* times that fetching stopped because the queue was full */
 	int64 queue_bytes;

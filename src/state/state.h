@@ -83,8 +83,7 @@ typedef struct KeySpec
 
 typedef struct AggSpec
 {
-	Aggref
-		*aggref; /* as analysed, for its function, types and collation; arguments come as columns */
+	Aggref *aggref; /* for its function, types and collation; its arguments come as columns */
 	int nargs;
 	int *args;  /* input columns of the transition function's arguments */
 	int filter; /* input column of FILTER, -1: none */
@@ -128,13 +127,12 @@ typedef struct InputRows
 	int capacity;
 	Datum **values; /* [natts][capacity] */
 	bool **nulls;
-	int *record;       /* [capacity] record index in its batch */
-	int *stream;       /* [capacity] index of the stream in the query */
-	TimestampTz *time; /* [capacity] event time; set only for windowed queries */
-	TimestampTz
-		*watermark; /* [capacity] the record's partition's watermark before it; DT_NOBEGIN: none */
-	bool *late;     /* [capacity] out: entered no window */
-	int applied;    /* out: the row at which group_table_apply() is, or threw; -1: none */
+	int *record;            /* [capacity] record index in its batch */
+	int *stream;            /* [capacity] index of the stream in the query */
+	TimestampTz *time;      /* [capacity] event time; set only for windowed queries */
+	TimestampTz *watermark; /* [capacity] of its partition before the record; DT_NOBEGIN: none */
+	bool *late;             /* [capacity] out: all of its windows were closed */
+	int applied;            /* out: the row at which group_table_apply() is, or threw; -1: none */
 } InputRows;
 
 extern InputRows *input_rows_create(MemoryContext parent, TupleDesc desc);
@@ -171,8 +169,8 @@ extern void group_table_destroy(GroupTable *table);
 extern void group_table_load(GroupTable *table);
 
 /*
- * Apply rows in order.  Sets rows->late[].  A row is late when none of its windows has end + grace > its watermark, or
- * all of those that have are closed already by "closed", the query's watermark as last acted on.
+ * Apply rows in order.  Sets rows->late[].  A row is late when it falls into windows, but into none with end + grace >
+ * its watermark, or all of those are closed already by "closed", the query's watermark as last acted on.
  */
 extern void group_table_apply(GroupTable *table, InputRows *rows, TimestampTz closed);
 
