@@ -259,6 +259,7 @@ open_source(Pipeline *pipeline, PipelineStream *stream)
 		read[i].partition = stream->partitions[i].committed.partition;
 		read[i].position = stream->partitions[i].next_offset;
 	}
+	stream->group_told = false;
 	stream->source = source_open(stream->info, options->group_id, read, stream->npartitions,
 								 options->pipeline_memory / QUEUE_SHARE / pipeline->plan->nstreams);
 	pfree(read);
@@ -976,14 +977,15 @@ committed(Pipeline *pipeline)
 		PipelineStream *stream = &pipeline->streams[s];
 		SourcePartition *read = source_partitions(stream->source, NULL);
 		int64 *offsets = palloc_array(int64, stream->npartitions + 1);
+		/* a source tells the group even what it finds: what was told before a crash may not have arrived */
+		bool moved = !stream->group_told;
 
 		for (int i = 0; i < stream->npartitions; i++)
 		{
 			PipelinePartition *partition = &stream->partitions[i];
 
-			offsets[i] = partition->next_offset > partition->committed.next_offset
-							 ? partition->next_offset
-							 : -1;
+			offsets[i] = partition->next_offset;
+			moved |= partition->next_offset > partition->committed.next_offset;
 			watermark_moved |= partition->committed.watermark != partition->watermark ||
 							   partition->committed.idle != partition->idle;
 			partition->committed.next_offset = partition->next_offset;
@@ -992,8 +994,9 @@ committed(Pipeline *pipeline)
 			if (read[i].end >= 0)
 				partition->committed.end_offset = read[i].end;
 		}
-		if (pipeline->query->options.group_id != NULL)
+		if (moved && pipeline->query->options.group_id != NULL)
 			source_commit_group(stream->source, offsets);
+		stream->group_told = true;
 		pfree(offsets);
 	}
 	pipeline->committed_counters = pipeline->counters;

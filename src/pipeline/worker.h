@@ -32,6 +32,7 @@ typedef struct PipelineStream
 	int npartitions;
 	PipelinePartition *partitions; /* in the order of the source's */
 	int64 idle_timeout;            /* ms; 0: never */
+	bool group_told;               /* of the offsets, by this source */
 	TimestampTz refresh_at;        /* when to look for new partitions */
 } PipelineStream;
 

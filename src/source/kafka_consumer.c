@@ -76,7 +76,7 @@ struct Source
 	char *username;
 	char *password;
 
-	int64 *group_offsets;  /* to tell the consumer group; -1: nothing */
+	int64 *group_offsets;  /* to tell the consumer group */
 	bool group_wanted;     /* there are some */
 	bool group_committing; /* librdkafka is about it */
 
@@ -647,11 +647,8 @@ commit_group(Source *source)
 	rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(source->npartitions);
 
 	for (int i = 0; i < source->npartitions; i++)
-	{
-		if (source->group_offsets[i] >= 0)
-			rd_kafka_topic_partition_list_add(list, source->topic, source->numbers[i])->offset =
-				source->group_offsets[i];
-	}
+		rd_kafka_topic_partition_list_add(list, source->topic, source->numbers[i])->offset =
+			source->group_offsets[i];
 	source->group_wanted = false;
 	source->group_committing =
 		list->cnt > 0 && rd_kafka_commit_queue(source->client->rk, list, source->client->events,

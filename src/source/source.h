@@ -89,7 +89,7 @@ extern void source_seek(Source *source, int index, int64 offset);
 
 /*
  * Tell the consumer group, after the fact and without waiting, how far PostgreSQL has committed: the next
- * offset to read of each assigned partition, -1 to leave one out.  (Positions run ahead of what is committed.)
+ * offset to read of each assigned partition.  (Positions run ahead of what is committed.)
  */
 extern void source_commit_group(Source *source, const int64 *committed);
 
