@@ -48,6 +48,7 @@ SELECT line FROM unnest(ARRAY['WINDOW TUMBLING(5m)', 'WINDOW TUMBLING(5m) GRACE 
     LATERAL velo.explain('SELECT volume, count(*) FROM x_trades GROUP BY volume ' || clauses, 'costs off') line WHERE line ~ '^  (Emit|Window|Late|Mode)';
 CREATE FOREIGN TABLE x_exact (ts timestamptz, v int) SERVER velo OPTIONS (event_time 'ts', watermark '0');
 SELECT line FROM unnest(ARRAY['SELECT count(*) FROM x_exact WINDOW TUMBLING(5m)', 'SELECT v FROM x_exact',
+    'SELECT count(*) FROM (SELECT ts FROM x_exact UNION ALL SELECT ts FROM x_trades) x WINDOW TUMBLING(5m)',
     'SELECT count(*) FROM (SELECT ts FROM x_exact UNION ALL SELECT ts FROM x_trades) x WINDOW HOPPING(5m, 1m) GRACE 2s']) query,
     LATERAL velo.explain(query, 'costs off') line WHERE line ~ '^ *(Emit|Window|Late|Mode|Watermark)';
 SELECT p -> 0 -> 'Plan' -> 'State Estimate' ->> 'Group Width' AS width, p -> 0 -> 'Plan' -> 'Plans' -> 0 ->> 'Watermark' AS watermark

@@ -90,51 +90,42 @@ show_emit(const ContinuousQuery *query)
 	return psprintf("%s (every %d ms under load, at once otherwise)", what, velo_commit_interval);
 }
 
-/*
- * How far the greatest event time of a partition must be past the end of a window for it to be over there, in
- * microseconds; -1 if that differs between the streams.
- */
-static int64
-time_to_close(const ContinuousQuery *query)
+/* Have all streams of the query the same bound of disorder? */
+static bool
+delay_is_same(const ContinuousQuery *query, int64 *delay)
 {
-	int64 delay = stream_get(linitial_oid(query->streams))->watermark;
 	ListCell *cell;
 
+	*delay = stream_get(linitial_oid(query->streams))->watermark;
 	foreach (cell, query->streams)
-		if (stream_get(lfirst_oid(cell))->watermark != delay)
-			return -1;
-	return delay + query->window.grace;
+		if (stream_get(lfirst_oid(cell))->watermark != *delay)
+			return false;
+	return true;
 }
 
-/* When a window closes and what is late, with the numbers of this query. */
+/* When a window closes and what is late: in event time if one number says it, else in watermarks. */
 static void
 explain_closing(const ContinuousQuery *query, ExplainState *es)
 {
-	int64 distance = time_to_close(query);
+	int64 delay;
+	bool same = delay_is_same(query, &delay);
+	int64 distance = query->window.grace + (same ? delay : 0);
+	const char *clock = same ? "event time" : "watermark";
+	const char *own_clock = same ? "the greatest event time that its own partition had already"
+								 : "the watermark of its own partition";
 	char *past = distance > 0 ? psprintf("%s past its end", show_duration(distance)) : "its end";
-	char *by = "the greatest event time that its own partition had already";
-	char *closes = psprintf("event time of every partition that is not idle has reached %s", past);
-	char *late;
+	char *ended = distance > 0 ? psprintf("ended %s or more before", show_duration(distance))
+							   : "had ended by";
 
-	if (distance > 0)
-		late = psprintf("ended %s or more before %s", show_duration(distance), by);
-	else if (distance == 0)
-		late = psprintf("had ended by %s", by);
-	else
-	{
-		char *grace = show_duration(query->window.grace);
-
-		closes = psprintf("watermark of every partition that is not idle has reached %s past its "
-						  "end",
-						  grace);
-		late = psprintf("ended %s or more before the watermark of its own partition", grace);
-	}
-	ExplainPropertyText("Window Closes", psprintf("when the %s", closes), es);
+	ExplainPropertyText(
+		"Window Closes",
+		psprintf("when the %s of every partition that is not idle has reached %s", clock, past),
+		es);
 	ExplainPropertyText(
 		"Late",
-		psprintf("a record %s %s",
+		psprintf("a record %s %s %s",
 				 query->window.kind == WINDOW_HOPPING ? "all of whose windows" : "whose window",
-				 late),
+				 ended, own_clock),
 		es);
 }
 
