@@ -68,17 +68,8 @@ typedef struct PipelineSlot
 	TimestampTz started_at;
 	int restarts;
 
-	/* figures */
-	pg_atomic_uint64 records_in;
-	pg_atomic_uint64 rows_out;
-	pg_atomic_uint64 late;
-	pg_atomic_uint64 tombstones;
-	pg_atomic_uint64 dead_letters;
-	pg_atomic_uint64 skipped;
-	pg_atomic_uint64 batches;
-	pg_atomic_uint64 lag;
-	pg_atomic_uint64 watermark; /* TimestampTz; DT_NOBEGIN: none */
-	pg_atomic_uint64 last_commit_at;
+	/* figures that are of this run alone; what is committed, counters and offsets, is in the catalog */
+	pg_atomic_uint64 last_commit_at;     /* TimestampTz; DT_NOBEGIN: none */
 	pg_atomic_uint64 records_per_second; /* times 1000 */
 	pg_atomic_uint64 queue_depth;
 	pg_atomic_uint64 queue_capacity;

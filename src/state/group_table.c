@@ -675,7 +675,7 @@ void
 group_table_stats(GroupTable *table, GroupTableStats *stats)
 {
 	stats->groups = table->nstored;
-	stats->open_windows = table->nwindows;
+	stats->open_windows = table->spec->window.kind != WINDOW_NONE ? table->nwindows : 0;
 	stats->state_bytes = table->live_bytes;
 	stats->memory_bytes = MemoryContextMemAllocated(table->context, true);
 	for (int i = 0; i < table->nwindows; i++)
