@@ -575,7 +575,8 @@ refuse_stray_grace(const Parser *parser)
 
 	if (token_is_word(parser, parser->token, "grace") &&
 		(next.kind == TOKEN_NUMBER || token_is_word(parser, next, "interval")))
-		ereport(ERROR, (errcode(ERRCODE_SYNTAX_ERROR), errmsg("GRACE must stand directly behind a stream window"),
+		ereport(ERROR, (errcode(ERRCODE_SYNTAX_ERROR),
+						errmsg("GRACE must stand directly behind a stream window"),
 						errhint(WINDOW_HINT), position(parser, parser->token.start)));
 }
 
