@@ -5,10 +5,10 @@ RESET client_min_messages;
 SET TimeZone = 'UTC';
 SET IntervalStyle = 'postgres';
 CREATE FOREIGN TABLE d_trades (symbol text, price float8, volume bigint, ts timestamptz, at timestamptz, tags text[])
-    SERVER velo OPTIONS (brokers '127.0.0.1:9', format 'json', event_time 'ts', key 'symbol', watermark '5 s');
+    SERVER velo OPTIONS (format 'json', event_time 'ts', key 'symbol', watermark '5 s');
 CREATE FOREIGN TABLE d_quotes ("Zeit" timestamptz, symbol text, bid float8)
-    SERVER velo OPTIONS (brokers '127.0.0.1:9', format 'json', event_time '"Zeit"', watermark '5 s');
-CREATE FOREIGN TABLE d_timeless (id int, v text) SERVER velo OPTIONS (brokers '127.0.0.1:9', format 'json');
+    SERVER velo OPTIONS (format 'json', event_time '"Zeit"', watermark '5 s');
+CREATE FOREIGN TABLE d_timeless (id int, v text) SERVER velo OPTIONS (format 'json');
 CREATE TABLE d_company (symbol text PRIMARY KEY, name text, sector text);
 CREATE VIEW d_renamed AS SELECT ts AS happened, symbol, price FROM d_trades WHERE price > 0;
 
@@ -109,6 +109,14 @@ SELECT velo.explain($$SELECT count(*) FROM d_trades GROUP BY velo.tumble(ts, '1 
 SELECT velo.explain($$SELECT count(*) FROM d_trades GROUP BY velo.tumble(ts, volume * interval '1 min')$$);
 SELECT velo.explain($$SELECT count(*) FROM d_trades GROUP BY velo.session(ts, '1 min')$$);
 SELECT velo.explain($$SELECT unnest(tags) t, count(*) FROM d_trades WINDOW HOPPING(5m, 1m) GROUP BY 1$$);
+SELECT velo.explain('SELECT count(*) FROM d_trades WINDOW TUMBLING(5m) EMIT');
+SELECT velo.explain('SELECT count(*) FROM d_trades EMIT FINAL EMIT');
+SELECT velo.explain('SELECT count(*) FROM d_trades GRACE 10s WINDOW TUMBLING(5m)');
+SELECT velo.explain('SELECT count(*) FROM d_trades WINDOW TUMBLING(5m) EMIT FINAL GRACE INTERVAL ''10'' SECOND');
+-- the window of the clause once more, or a bound of it, is the same one
+SELECT pg_temp.clauses($$SELECT count(*) AS emit FROM d_trades grace WINDOW TUMBLING(1m)$$);
+SELECT velo.explain($$SELECT count(*) FROM d_trades WINDOW TUMBLING(1m) GROUP BY velo.tumble(ts, '1 min')$$, 'costs off');
+SELECT velo.explain($$SELECT velo.hop(ts, '2 min', '1 min') AS w, count(*) FROM d_trades WINDOW HOPPING(2m, 1m) GROUP BY 1, window_end$$, 'costs off');
 
 DROP VIEW d_renamed;
 DROP FOREIGN TABLE d_trades, d_quotes, d_timeless;

@@ -367,13 +367,13 @@ renumber(Query *query)
 
 /*
  * Find the window among the items of GROUP BY: a call of velo.tumble or velo.hop, or a bound of one.  Leaves the call
- * itself there and takes bounds of it away, for they don't divide any further.
+ * itself there, once, and takes bounds of it away, for they don't divide any further.
  */
 static Expr *
 normalise_window(Analysis *analysis, Query *query)
 {
 	Expr *window = NULL;
-	bool present = false;
+	bool present;
 	bool is_upper;
 	List *items = NIL;
 	ListCell *cell;
@@ -391,20 +391,22 @@ normalise_window(Analysis *analysis, Query *query)
 					 errmsg("a query can have only one window"), errhint("Make a query of each."),
 					 parser_errposition(analysis->pstate, exprLocation(call))));
 		window = (Expr *) call;
-		present |= (call == expr);
 	}
 	if (window == NULL)
 		return NULL;
 
 	window = copyObject(window);
+	present = false;
 	foreach (cell, query->groupClause)
 	{
 		SortGroupClause *item = lfirst_node(SortGroupClause, cell);
 		TargetEntry *tle = get_sortgroupclause_tle(item, query->targetList);
+		bool is_window = equal(tle->expr, window);
 
-		if (!equal(bound_of((Node *) tle->expr, &is_upper), window))
+		if (is_window ? !present : !equal(bound_of((Node *) tle->expr, &is_upper), window))
 		{
 			items = lappend(items, item);
+			present |= is_window;
 			continue;
 		}
 		tle->ressortgroupref = 0;
@@ -575,6 +577,7 @@ describe_truncation(WindowSpec *spec, const char *field, const char *zone)
 		/* weeks begin on Mondays, such as the 3rd of January 2000 */
 		spec->origin = unit == DTK_WEEK ? 2 * USECS_PER_DAY : 0;
 		spec->trunc = pstrdup(units[i].name);
+		spec->bare_start = true;
 		spec->zone = pstrdup(zone);
 		return true;
 	}
@@ -605,6 +608,7 @@ describe_date_window(Analysis *analysis, Query *query, Node *expr, WindowSpec *s
 			spec->kind = WINDOW_TUMBLING;
 			spec->size = spec->slide = length_argument(analysis, call, 0, "stride of date_bin");
 			spec->origin = origin_argument(analysis, call, 2);
+			spec->bare_start = true;
 			return true;
 		case F_DATE_TRUNC_TEXT_TIMESTAMPTZ:
 			return describe_truncation(spec, TextDatumGetCString(first->constvalue),
