@@ -957,6 +957,9 @@ transaction(Pipeline *pipeline)
 	if (proven && pipeline->unproven)
 		query_set_error(pipeline->id, NULL, DT_NOEND);
 	PopActiveSnapshot();
+	/* who waits for the commit finds the query running */
+	if (proven)
+		pipeline_set_state(PIPELINE_RUNNING);
 	CommitTransactionCommand();
 	pipeline->unproven &= !proven;
 	record_stage(METRIC_COMMIT, GetCurrentTimestamp() - stage_start);
