@@ -495,7 +495,7 @@ SQL
 	my $expected = join '|', $query->{stop} ? 'finished' : 'running', scalar @records, $late,
 	  scalar(grep { $_->{kind} eq 'tombstone' } @records), $letters, $query->{on_error} eq 'skip' ? $bad : 0,
 	  $letters + $of_groups;
-	my $rows = split /\n/, $oracle;
+	my $rows = $pg->query("SELECT count(*) FROM ($sql{oracle}) AS r");
 	my $label = "seed $shape->{seed}: $query->{name} $query->{kind}";
 	my $witness = $pg->query("SELECT operation, count(*) FROM witnessed WHERE relation = '$query->{target}'::regclass GROUP BY 1");
 
