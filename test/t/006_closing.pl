@@ -1,0 +1,194 @@
+# What closes windows and what must not: idleness, the wall clock, an operator, restarts.  And what must be left of a
+# query's state when all is closed: nothing, whether it lay in memory or, when that is short, outside of it.
+
+use strict;
+use warnings;
+
+use Test::More;
+use Velo::Kafka;
+use Velo::Server;
+
+plan skip_all => Velo::Kafka->missing if Velo::Kafka->missing;
+
+my $kafka = Velo::Kafka->new;
+my $pg = Velo::Server->new(conf => {TimeZone => 'UTC', 'velo.retry_max_delay' => '500 ms'});
+
+$pg->query('CREATE EXTENSION velo');
+
+sub create_stream
+{
+	my ($name, $partitions, @options) = @_;
+
+	$kafka->create_topic($name, $partitions);
+	$pg->query("SELECT velo.create_stream('$name', columns => 'id bigint, k text, ts timestamptz', brokers => '@{[$kafka->brokers]}', "
+		  . join(', ', q{event_time => 'ts', watermark => '0 s'}, @options) . ')');
+	return;
+}
+
+sub create_query
+{
+	my ($name, $text, @options) = @_;
+
+	$pg->query("SELECT velo.create_query('$name', \$q\$$text\$q\$" . join('', map { ", $_" } @options) . ')');
+	return;
+}
+
+# Records [partition, k, seconds of event time].
+sub produce
+{
+	my ($topic, @records) = @_;
+	my $id = 0;
+
+	$kafka->produce($topic,
+		[ map { [ $_->[0], $_->[1], undef, sprintf '{"id": %d, "k": "%s", "ts": %d}', $id++, $_->[1], $_->[2] * 1000 ] } @records ]);
+	return;
+}
+
+sub rows { my ($name) = @_; return $pg->query("SELECT string_agg(extract(epoch FROM window_start)::int || k || n, ' ' ORDER BY window_start, k) FROM $name"); }
+sub late { my ($name) = @_; return $pg->query("SELECT late FROM velo.queries WHERE name = '$name'"); }
+sub processed { my ($name, $what) = @_; return is($pg->query("SELECT velo.wait('$name', '60 s')"), 't', "$what: processed"); }
+
+# Records read; also where velo.wait() would wait for a pipeline that can't run.
+sub wait_for_records
+{
+	my ($name, $n) = @_;
+	return $pg->wait_until("SELECT sum(records_in) = $n FROM velo.pipelines WHERE query = '$name'");
+}
+
+# kill -9; what was seen before stays, for pipelines don't wait for their commits to reach the disk.
+sub crash
+{
+	$pg->query('CHECKPOINT');
+	$pg->kill9;
+	$pg->start;
+	return;
+}
+
+sub state_left
+{
+	return $pg->query('SELECT (SELECT count(*) FROM velo.query_state), (SELECT count(*) FROM velo.query_group)');
+}
+
+# ---------------------------------------------------------------- idleness and the wall clock
+
+for my $pipelines (1, 2)
+{
+	for my $key ('', q{key => 'k'})
+	{
+		my $what = "$pipelines pipelines" . ($key ? ' with a key' : '');
+		my $name = 'idle' . $pipelines . ($key ? 'k' : '');
+
+		# one partition is silent, the other soon; its last window ends 200 ms of event time after its last record
+		create_stream($name, 2, $key || (), q{options => '{"idle_timeout": "300 ms"}'});
+		create_query("${name}_q", "SELECT k, count(*) AS n FROM $name WINDOW TUMBLING(1s) GROUP BY k", "pipelines => $pipelines");
+		produce($name, [ 0, 'a', 10.1 ], [ 0, 'a', 10.2 ], [ 0, 'b', 11.8 ]);
+		ok($pg->wait_until("SELECT count(*) = 2 FROM ${name}_q"), "$what: idleness and the wall clock close windows");
+		is(rows("${name}_q"), '10a2 11b1', "$what: which are right");
+
+		# what comes for them is late, by whatever partition, and closed windows stay so after a crash
+		crash();
+		produce($name, [ 0, 'b', 11.9 ], [ 1, 'c', 10.5 ]);
+		ok(wait_for_records("${name}_q", 5), "$what: more records");
+		is($pg->query("SELECT sum(late) FROM velo.pipelines WHERE query = '${name}_q'"), 2, "$what: late for windows that the clock has closed");
+		is(rows("${name}_q"), '10a2 11b1', "$what: they are not opened again");
+		$pg->query("SELECT velo.drop_query('${name}_q')");
+	}
+}
+
+# ---------------------------------------------------------------- a restart is no idleness
+
+for my $key (q{key => 'k'}, '')
+{
+	my $name = $key ? 'outage' : 'outage_merged';
+	my $partitions = q{SELECT string_agg(pipeline || ':' || records_in, ' ' ORDER BY pipeline) FROM velo.pipelines};
+
+	create_stream($name, 2, $key || (), q{options => '{"idle_timeout": "300 ms"}'});
+	create_query("${name}_q", "SELECT k, count(*) AS n FROM $name WINDOW TUMBLING(10s) GROUP BY k", 'pipelines => 2');
+	produce($name, [ 0, 'a', 5 ], [ 1, 'b', 5 ]);
+	ok($pg->wait_until('SELECT count(*) = 2 FROM velo.partitions WHERE idle'), "$name: both partitions are idle");
+
+	# after the outage, one pipeline is there first: nothing tells it that the other's partition is idle
+	$pg->stop;
+	produce($name, [ 0, 'a', 100 ], [ 1, 'b', 25 ], [ 1, 'b', 100 ]);
+	$pg->configure('velo.max_pipelines' => 1);
+	$pg->start;
+	ok(wait_for_records("${name}_q", 3), "$name: one pipeline has read on");
+	is($pg->query($partitions), '0:2 1:1', "$name: the other has not");
+	$pg->configure('velo.max_pipelines' => 8);
+	$pg->restart;
+	ok(wait_for_records("${name}_q", 5), "$name: now it has");
+	is(late("${name}_q"), 0, "$name: nothing has become late by it");
+	ok($pg->wait_until("SELECT count(*) = 3 FROM ${name}_q"), "$name: windows close");
+	is(rows("${name}_q"), '0a1 0b1 20b1', "$name: and are right");
+	$pg->query("SELECT velo.drop_query('${name}_q')");
+}
+
+# ---------------------------------------------------------------- an operator's hand
+
+for my $pipelines (1, 2)
+{
+	my $name = "hand$pipelines";
+
+	create_stream($name, 2, q{options => '{"idle_timeout": "0"}'});
+	produce($name, [ 0, 'a', 5 ], [ 0, 'a', 15 ], [ 0, 'b', 15 ], [ 0, 'b', 25 ]);
+	create_query("${name}_q", "SELECT k, count(*) AS n FROM $name WINDOW TUMBLING(10s) GRACE 3s GROUP BY k", "pipelines => $pipelines");
+	processed("${name}_q", "advance_watermark, $pipelines pipelines");
+	is(rows("${name}_q"), '', 'a partition without records holds windows open');
+	$pg->query("SELECT velo.advance_watermark('${name}_q', 'epoch'::timestamptz + '22.999999 s')");
+	ok($pg->wait_until("SELECT count(*) = 1 FROM ${name}_q"), 'advance_watermark closes those that it passes');
+	is(rows("${name}_q"), '0a1', 'and no others, grace included');
+	$pg->query("SELECT velo.advance_watermark('${name}_q', 'epoch'::timestamptz + '23 s')");
+	ok($pg->wait_until("SELECT count(*) = 3 FROM ${name}_q"), 'it closes those that it reaches');
+	$pg->query("SELECT velo.advance_watermark('${name}_q', 'epoch')");
+	crash();
+	produce($name, [ 1, 'a', 12 ], [ 1, 'a', 22 ]);
+	processed("${name}_q", 'after a crash');
+	is(late("${name}_q"), 1, 'a record that comes then is late');
+	$pg->query("SELECT velo.advance_watermark('${name}_q', 'epoch'::timestamptz + '33 s')");
+	ok($pg->wait_until("SELECT count(*) = 5 FROM ${name}_q"), 'the last ones');
+	is(rows("${name}_q"), '0a1 10a1 10b1 20a1 20b1', 'are right');
+	ok($pg->wait_until(q{SELECT NOT EXISTS (SELECT FROM velo.query_group) AND NOT EXISTS (SELECT FROM velo.query_state)}), 'no state is left')
+	  or diag(state_left());
+	$pg->query("SELECT velo.drop_query('${name}_q')");
+}
+
+# ---------------------------------------------------------------- memory
+
+# 6,000 groups with 2 KB each in 8 MB, of which half may be state; each group comes back twice
+{
+	my @records = map { my $round = $_; map { [ $_ % 2, "k$_", 10 * $round ] } 0 .. 5999 } 0 .. 2;
+	my $large = q{md5(max(repeat(md5(k), 60))) AS m, count(*) AS n};
+	my $expected = q{SELECT 'k' || i, md5(repeat(md5('k' || i), 60)), 3 FROM generate_series(0, 5999) AS i};
+	my %texts = (
+		changes => "SELECT k, $large FROM memory GROUP BY k",
+		final => "SELECT k, $large FROM memory WINDOW TUMBLING(1h) GROUP BY k",
+		kept => "SELECT k, $large, count(DISTINCT id) AS d FROM memory WINDOW TUMBLING(1h) GROUP BY k");
+
+	create_stream('memory', 2, q{key => 'k'});
+	produce('memory', @records[ 0 .. 8999 ]);
+	for my $pipelines (1, 2)
+	{
+		my @names = map { "${_}_$pipelines" } sort keys %texts;
+
+		create_query("${_}_$pipelines", $texts{$_}, "pipelines => $pipelines", q{options => '{"pipeline_memory": "8 MB", "batch_size": 1000}'})
+		  for sort keys %texts;
+		processed($_, $_) for @names;
+		is($pg->query("SELECT count(*) FROM velo.query AS q WHERE EXISTS (SELECT FROM velo.query_group AS g WHERE g.query = q.id)"),
+			$pipelines == 1 ? 3 : 0, 'memory: cold groups are stored where they are too many')
+		  if $pipelines == 1;
+		crash();
+		produce('memory', @records[ 9000 .. $#records ]) if $pipelines == 1;
+		processed($_, "$_ after a crash") for @names;
+		$pg->query("SELECT velo.advance_watermark('$_', 'epoch'::timestamptz + '1 h')") for grep { !/changes/ } @names;
+		for my $name (@names)
+		{
+			ok($pg->wait_until("SELECT count(*) = 6000 FROM $name"), "$name: all groups");
+			is($pg->query("SELECT count(*) FROM (SELECT k, m, n FROM $name EXCEPT $expected) AS e"), 0, "$name: each is right");
+			$pg->query("SELECT velo.drop_query('$name')") if $name =~ /changes/;
+		}
+		is(state_left(), '0|0', 'memory: nothing is left of closed windows, wherever they were');
+		$pg->query("SELECT velo.drop_query('$_')") for grep { !/changes/ } @names;
+	}
+}
+
+done_testing;
