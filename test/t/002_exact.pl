@@ -497,12 +497,17 @@ SQL
 	  $letters + $of_groups;
 	my $rows = $pg->query("SELECT count(*) FROM ($sql{oracle}) AS r");
 	my $label = "seed $shape->{seed}: $query->{name} $query->{kind}";
+	my $state = $pg->query(<<"SQL");
+SELECT (SELECT count(*) FROM velo.query_state WHERE query = id) + (SELECT count(*) FROM velo.query_group WHERE query = id)
+FROM velo.query WHERE name = '$query->{name}'
+SQL
 	my $witness = $pg->query("SELECT operation, count(*) FROM witnessed WHERE relation = '$query->{target}'::regclass GROUP BY 1");
 
 	return 1
 	  if ok($done, "$label: processed")
 	  & ok($result eq $oracle, "$label: $rows rows")
 	  & is($figures, $expected, "$label: figures")
+	  & (!$query->{stop} || is($state, 0, "$label: no state is left"))
 	  & (!$query->{final} || is($witness, $rows ? "INSERT|$rows" : '', "$label: each row was written once"));
 
 	diag($query->{call});
