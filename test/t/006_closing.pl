@@ -4,6 +4,7 @@
 use strict;
 use warnings;
 
+use List::Util qw(shuffle);
 use Test::More;
 use Velo::Kafka;
 use Velo::Server;
@@ -154,9 +155,11 @@ for my $pipelines (1, 2)
 
 # ---------------------------------------------------------------- memory
 
-# 6,000 groups with 2 KB each in 8 MB, of which half may be state; each group comes back twice
+# 6,000 groups with 2 KB each in 8 MB, of which half may be state; each group comes back twice, in no order, so that
+# what is alive in the log is scattered when groups leave it
 {
-	my @records = map { my $round = $_; map { [ $_ % 2, "k$_", 10 * $round ] } 0 .. 5999 } 0 .. 2;
+	srand 6;
+	my @records = shuffle(map { my $group = $_; map { [ $group % 2, "k$group", 10 * $_ ] } 0 .. 2 } 0 .. 5999);
 	my $large = q{md5(max(repeat(md5(k), 60))) AS m, count(*) AS n};
 	my $expected = q{SELECT 'k' || i, md5(repeat(md5('k' || i), 60)), 3 FROM generate_series(0, 5999) AS i};
 	my %texts = (
@@ -170,7 +173,7 @@ for my $pipelines (1, 2)
 	{
 		my @names = map { "${_}_$pipelines" } sort keys %texts;
 
-		create_query("${_}_$pipelines", $texts{$_}, "pipelines => $pipelines", q{options => '{"pipeline_memory": "8 MB", "batch_size": 1000}'})
+		create_query("${_}_$pipelines", $texts{$_}, "pipelines => $pipelines", q{options => '{"pipeline_memory": "8 MB", "batch_size": 500}'})
 		  for sort keys %texts;
 		processed($_, $_) for @names;
 		is($pg->query("SELECT count(*) FROM velo.query AS q WHERE EXISTS (SELECT FROM velo.query_group AS g WHERE g.query = q.id)"),
@@ -188,6 +191,25 @@ for my $pipelines (1, 2)
 		}
 		is(state_left(), '0|0', 'memory: nothing is left of closed windows, wherever they were');
 		$pg->query("SELECT velo.drop_query('$_')") for grep { !/changes/ } @names;
+	}
+}
+
+# A window of more groups than are written at once: of one pipeline, in memory; and shared, of which none is.
+{
+	my $expected = q{SELECT 'k' || i, 1 FROM generate_series(0, 24999) AS i};
+
+	create_stream('large', 2);
+	produce('large', map { [ $_ % 2, "k$_", 10 ] } 0 .. 24999);
+	for my $pipelines (1, 2)
+	{
+		my $name = "large_$pipelines";
+
+		create_query($name, 'SELECT k, count(*) AS n FROM large WINDOW TUMBLING(1h) GROUP BY k', "pipelines => $pipelines", q{stop => 'end'});
+		processed($name, $name);
+		is($pg->query("SELECT count(*), count(DISTINCT k) FROM $name"), '25000|25000', "$name: all groups, each once");
+		is($pg->query("SELECT count(*) FROM (SELECT k, n FROM $name EXCEPT $expected) AS e"), 0, "$name: each is right");
+		is(state_left(), '0|0', "$name: nothing is left");
+		$pg->query("SELECT velo.drop_query('$name')");
 	}
 }
 
