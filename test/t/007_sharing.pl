@@ -150,4 +150,25 @@ for my $stop ('NULL', q{'end'})
 	drop($topic);
 }
 
+# ---------------------------------------------------------------- a batch that is replayed
+
+# Applying fails in the middle of a batch, of which all is taken back: the groups, the watermark, and that the pipeline
+# has met its keys.  So nothing is late then, and that the key is not true is noticed in spite of it.
+{
+	my $large = 2_147_483_647;
+
+	$pg->query('CREATE AGGREGATE addup(int) (sfunc = int4pl, stype = int, initcond = 0, combinefunc = int4pl)');
+	create_stream('replay', 2);
+	produce('replay', [ 0, 'a', 1, 1 ], [ 0, 'a', $large, 2 ], [ 0, 'b', 1, 3 ], [ 0, 'b', 2, 40 ], [ 0, 'a', 3, 45 ]);
+	$pg->query(q{SELECT velo.create_query('replay_q', 'SELECT k, count(*) AS n, addup(v) AS s FROM replay WINDOW TUMBLING(10s) GROUP BY k EMIT CHANGES',
+		pipelines => 2)});
+	is($pg->query("SELECT velo.wait('replay_q', '60 s')"), 't', 'replay: processed');
+	produce('replay', [ 1, 'a', 4, 46 ], [ 1, 'b', 5, 47 ]);
+	is($pg->query("SELECT velo.wait('replay_q', '60 s')"), 't', 'replay: the untrue key, too');
+	is($pg->query(q{SELECT string_agg(concat_ws(' ', extract(epoch FROM window_start)::int, k, n, s), ', ' ORDER BY window_start, k) FROM replay_q}),
+		'0 a 1 1, 0 b 1 1, 40 a 2 7, 40 b 2 7', 'replay: right');
+	is($pg->query(q{SELECT records_in, late, dead_letters FROM velo.queries WHERE name = 'replay_q'}), '7|0|1', 'replay: figures');
+	is($pg->query(q{SELECT merged FROM velo.query WHERE name = 'replay_q'}), 't', 'replay: groups are shared from then on');
+}
+
 done_testing;
