@@ -36,9 +36,10 @@ update_idleness(Pipeline *pipeline, TimestampTz now)
 		{
 			PipelinePartition *partition = &stream->partitions[i];
 
-			if (!answers || !source_caught_up(&read[i]))
+			/* records that were handed out and are still to be processed are lag, too */
+			if (!answers || !source_caught_up(&read[i]) || stream->batch->nrecords > 0)
 				partition->last_record_at = now;
-			partition->idle = stream->idle_timeout > 0 && source_caught_up(&read[i]) &&
+			partition->idle = stream->idle_timeout > 0 &&
 							  now - partition->last_record_at >= stream->idle_timeout * US_PER_MS;
 		}
 	}
@@ -86,8 +87,11 @@ query_watermark(Pipeline *pipeline, TimestampTz now)
 		{
 			PartitionInfo *partition = lfirst(lc);
 
-			if (partition->pipeline != pipeline->number)
-				fold(&all, partition->watermark, partition->idle);
+			if (partition->pipeline == pipeline->number)
+				continue;
+			/* what an earlier run has found idle may have got records since, as in an outage */
+			fold(&all, partition->watermark,
+				 partition->idle && pipeline_has_committed(pipeline->id, partition->pipeline));
 		}
 	}
 

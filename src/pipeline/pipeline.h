@@ -99,6 +99,8 @@ extern PipelineSlot *pipeline_my_slot(void);
 extern void pipeline_set_state(PipelineState state);
 /* Wake the other pipelines of a query (its watermark moved). */
 extern void pipeline_wake_siblings(Oid query);
+/* Does a pipeline run, and has it committed anything since it was started? */
+extern bool pipeline_has_committed(Oid query, int pipeline);
 
 extern PGDLLEXPORT void velo_launcher_main(Datum arg);
 extern PGDLLEXPORT void velo_scheduler_main(Datum arg);

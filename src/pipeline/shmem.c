@@ -437,6 +437,24 @@ pipeline_slots(Oid query, int *nslots)
 	return slots;
 }
 
+bool
+pipeline_has_committed(Oid query, int pipeline)
+{
+	bool result = false;
+
+	LWLockAcquire(velo_shared->lock, LW_SHARED);
+	for (int i = 0; i < velo_shared->nslots; i++)
+	{
+		PipelineSlot *slot = &velo_shared->pipelines[i];
+
+		if (slot->database == MyDatabaseId && slot->query == query && slot->pipeline == pipeline &&
+			slot->pid != 0)
+			result = (TimestampTz) pg_atomic_read_u64(&slot->last_commit_at) != DT_NOBEGIN;
+	}
+	LWLockRelease(velo_shared->lock);
+	return result;
+}
+
 void
 pipeline_wake_siblings(Oid query)
 {

@@ -194,38 +194,6 @@ load_groups(Pipeline *pipeline)
 	group_table_load(pipeline->groups);
 }
 
-/*
- * A merged query: fold what pipelines have kept of their own, this one's share of them, into the shared groups, and
- * write what that changes.
- */
-static void
-fold_private_groups(Pipeline *pipeline)
-{
-	QueryInfo *query = pipeline->query;
-
-	for (int i = pipeline->number; i < MAX_PIPELINES_PER_QUERY; i += query->npipelines)
-	{
-		MemoryContext old;
-		GroupTable *own;
-
-		if (!group_state_is_private(pipeline->id, i))
-			continue;
-		take_turn(pipeline);
-		old = MemoryContextSwitchTo(pipeline->context);
-		own = group_table_create(pipeline->plan->grouped->grouping, pipeline->id, i,
-								 query->options.pipeline_memory, false);
-		group_table_load(own);
-		group_table_fold(pipeline->groups, own);
-		group_table_destroy(own);
-		MemoryContextSwitchTo(pipeline->round_context);
-		emit_changed(pipeline);
-		group_table_checkpoint(pipeline->groups);
-		query_save_counters(pipeline->id, pipeline->number, &pipeline->counters);
-		pipeline->committed_counters = pipeline->counters;
-		MemoryContextSwitchTo(old);
-	}
-}
-
 /* Windows of a merged query close when all of its groups are shared, not before. */
 static bool
 all_groups_are_shared(Pipeline *pipeline)
@@ -375,10 +343,8 @@ set_up(Oid id, int number, int generation)
 		open_streams(pipeline);
 		pipeline->rows = input_rows_create(context, input_plan_desc(pipeline->input));
 		load_groups(pipeline);
-		if (pipeline->groups != NULL && pipeline->query->merged)
-			fold_private_groups(pipeline);
-		else if (pipeline->plan->grouped != NULL && pipeline->plan->grouped->nstream_keys > 0 &&
-				 pipeline->query->npipelines > 1)
+		if (pipeline->plan->grouped != NULL && pipeline->plan->grouped->nstream_keys > 0 &&
+			pipeline->query->npipelines > 1 && !pipeline->query->merged)
 		{
 			MemoryContextSwitchTo(context);
 			pipeline->stream_keys = stream_keys_create(pipeline->plan->grouped);
@@ -833,6 +799,34 @@ become_merged(Pipeline *pipeline)
 	CommitTransactionCommand();
 }
 
+/*
+ * A merged query: fold what pipelines have kept of their own, this one's share of them, into the shared groups, and
+ * write what that changes.
+ */
+static void
+fold_private_groups(Pipeline *pipeline)
+{
+	QueryInfo *query = pipeline->query;
+
+	for (int i = pipeline->number; i < MAX_PIPELINES_PER_QUERY; i += query->npipelines)
+	{
+		GroupTable *own;
+
+		if (!group_state_is_private(pipeline->id, i))
+			continue;
+		MemoryContextSwitchTo(pipeline->context);
+		own = group_table_create(pipeline->plan->grouped->grouping, pipeline->id, i,
+								 query->options.pipeline_memory, false);
+		group_table_load(own);
+		group_table_fold(pipeline->groups, own);
+		group_table_destroy(own);
+		MemoryContextSwitchTo(pipeline->round_context);
+		emit_changed(pipeline);
+		/* the shared groups leave memory, which those of the next pipeline may need */
+		group_table_checkpoint(pipeline->groups);
+	}
+}
+
 /* How a transaction ended. */
 typedef enum TransactionEnd
 {
@@ -874,6 +868,9 @@ is_global_aggregate(const Pipeline *pipeline)
 		   pipeline->plan->grouped->grouping->window.kind == WINDOW_NONE;
 }
 
+/*
+ * One transaction: batches for as long as it may last, then what they change, in the sink and in the checkpoint.
+ */
 static TransactionEnd
 transaction(Pipeline *pipeline)
 {
@@ -895,6 +892,11 @@ transaction(Pipeline *pipeline)
 		return TRANSACTION_OVER;
 	}
 	pipeline->in_shared_groups = false;
+	if (pipeline->groups != NULL && query->merged && !pipeline->folded)
+	{
+		enter_shared_groups(pipeline);
+		fold_private_groups(pipeline);
+	}
 
 	while (records > 0)
 	{
@@ -1003,6 +1005,7 @@ committed(Pipeline *pipeline)
 		pfree(offsets);
 	}
 	pipeline->committed_counters = pipeline->counters;
+	pipeline->folded = true;
 	if (watermark_moved && pipeline->query->npipelines > 1)
 		pipeline_wake_siblings(pipeline->id);
 	publish_figures(pipeline);

@@ -115,7 +115,8 @@ typedef struct Pipeline
 	SourceTrouble trouble; /* as the query's error says it */
 	/* velo.query_error speaks of a run that has achieved nothing, or of trouble that may be over */
 	bool unproven;
-	bool due;              /* a transaction is wanted though no record came */
+	bool due;    /* a transaction is wanted though no record came */
+	bool folded; /* of a merged query: this pipeline has shared its share of groups that were not */
 	bool all_shared;       /* of a merged query: no pipeline has groups of its own any more */
 	bool in_shared_groups; /* see enter_shared_groups(); of the running transaction */
 	/* another pipeline has groups of this one: the query becomes a merged one */

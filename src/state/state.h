@@ -210,7 +210,8 @@ extern void group_touch(GroupTable *table, StateGroup *group);
 
 /*
  * Make the table durable in the running transaction: append what changed since the last checkpoint, compact some of
- * what is old, move cold groups out when memory is short.  Call once, just before the commit.
+ * what is old, move cold groups out when memory is short.  Call just before the commit; and of a shared table, whose
+ * groups all leave memory then, whenever that is wanted.
  */
 extern void group_table_checkpoint(GroupTable *table);
 

@@ -2,7 +2,8 @@
 # be what PostgreSQL itself answers to the same SELECT over an ordinary table that holds the same records, less the late
 # ones.  Which records are late is told by plain SQL, by the rule of the documentation: a record enters those of its
 # windows for which end + grace > its partition's watermark, the greatest event time of the partition's earlier decoded
-# records less the stream's bound of disorder.
+# records less the stream's bound of disorder.  Of EMIT FINAL a trigger on the result bears witness: each row was written
+# once.
 #
 #	VELO_ROUNDS	number of rounds (50)
 #	VELO_SEED	seed of the first round, the next has the next number; printed if a round fails
@@ -12,7 +13,7 @@
 use strict;
 use warnings;
 
-use List::Util qw(min);
+use List::Util qw(max min sum);
 use POSIX qw(floor strftime);
 use Test::More;
 use Time::HiRes qw(sleep time);
@@ -34,6 +35,7 @@ sub chance { return rand() < $_[0] }
 # ---------------------------------------------------------------- records
 
 my @keys = (undef, 'a' .. 'h', 'a key that is longer than most', "\xc3\xa9t\xc3\xa9", '');
+my @floats = (undef, '0.5', '-2.25', '100.75', 'NaN', 'Infinity', '-Infinity', '-0', '0');
 my @texts = (undef, 'x', 'y', 'two words', "\xe6\x97\xa5\xe6\x9c\xac", '"quoted"', 'back\slash', "line\nbreak");
 
 sub json_string
@@ -66,17 +68,18 @@ sub json_time
 	return sprintf '%s%d.%03d', $us < 0 ? '-' : '', abs($us) / 1000, abs($us) % 1000;
 }
 
-# A record {partition, kind, id, k, a, n, t, ts, value}; kind: good, bad, tombstone.
+# A record {st, partition, kind, id, k, a, n, f, t, ts, value} of stream number st; kind: good, bad, tombstone.
 sub random_record
 {
-	my ($id, $shape) = @_;
+	my ($id, $shape, $st) = @_;
+	my $stream = $shape->{streams}[$st];
 	my $k = pick(@keys[ 0 .. $shape->{nkeys} ]);
-	my $partition = pick(@{ $shape->{busy} });
+	my $partition = pick(@{ $stream->{busy} });
 
-	$partition = $shape->{busy}[ unpack('%32C*', $k // '') % @{ $shape->{busy} } ]
+	$partition = $stream->{busy}[ unpack('%32C*', $k // '') % @{ $stream->{busy} } ]
 	  if $shape->{key} && !($shape->{untrue} && chance(0.1));
 
-	my $clock = \$shape->{clock}[$partition];
+	my $clock = \$stream->{clock}[$partition];
 	my $size = $shape->{size};
 
 	$$clock += int rand $size / 10;
@@ -88,12 +91,14 @@ sub random_record
 	$ts = floor($ts / $shape->{slide}) * $shape->{slide} + pick(0, 0, 0, -1, 1) if chance(0.15);
 
 	my %record = (
+		st => $st,
 		partition => $partition,
 		kind => 'good',
 		id => $id,
 		k => $k,
 		a => chance(0.1) ? undef : int(rand 20) - 10,
 		n => chance(0.1) ? undef : pick('0', '1.50', '-3.25', '1e3', '12345678901234567890.123', int rand 1000),
+		f => pick(@floats),
 		t => pick(@texts),
 		ts => $ts);
 	my %json = (
@@ -101,6 +106,7 @@ sub random_record
 		k => json_string($k),
 		a => $record{a} // 'null',
 		n => $record{n} // 'null',
+		f => ($record{f} // 'null') =~ s/^(-?[NI].*)/"$1"/r,
 		t => json_string($record{t}),
 		ts => json_time($ts));
 
@@ -126,15 +132,12 @@ sub random_record
 	return \%record;
 }
 
-# Produce records, and load those that decode into table "rec" with their offsets; phase is kept with them.
-sub produce
+# Produce records of one stream, and load those that decode into table "rec" with their offsets; phase is kept with them.
+sub produce_to
 {
-	my ($shape, $phase, @records) = @_;
+	my ($shape, $topic, $phase, @records) = @_;
 	my $copy = '';
-
-	return unless @records;
-	my $places =
-	  $kafka->produce($shape->{topic}, [ map { [ $_->{partition}, $_->{k}, undef, $_->{value} ] } @records ]);
+	my $places = $kafka->produce($topic, [ map { [ $_->{partition}, $_->{k}, undef, $_->{value} ] } @records ]);
 
 	for my $i (0 .. $#records)
 	{
@@ -145,11 +148,24 @@ sub produce
 		push @{ $shape->{produced}[$phase] }, $r;
 		next if $r->{kind} ne 'good';
 		$copy .= join("\t",
-			map { my $v = $_ // '\N'; $v =~ s/\\(?!N$)/\\\\/g; $v =~ s/\n/\\n/g; $v } $phase, @{ $places->[$i] },
-			@$r{qw(id k a n t)}, iso_time($r->{ts}, ' ') . '+00')
+			map { my $v = $_ // '\N'; $v =~ s/\\(?!N$)/\\\\/g; $v =~ s/\n/\\n/g; $v } $phase, $r->{st}, @{ $places->[$i] },
+			@$r{qw(id k a n f t)}, iso_time($r->{ts}, ' ') . '+00')
 		  . "\n";
 	}
 	$pg->query("COPY rec FROM STDIN;\n$copy\\.\n") if $copy;
+	return;
+}
+
+sub produce
+{
+	my ($shape, $phase, @records) = @_;
+
+	for my $st (0 .. $#{ $shape->{streams} })
+	{
+		my @its = grep { $_->{st} == $st } @records;
+
+		produce_to($shape, $shape->{streams}[$st]{topic}, $phase, @its) if @its;
+	}
 	return;
 }
 
@@ -159,81 +175,130 @@ my @aggregates = (
 	'count(*)', 'sum(a)', 'sum(n)', 'avg(a)', 'avg(n)', 'min(n)', 'max(a)', 'min(t)', 'max(ts)',
 	'array_agg(id ORDER BY id)', 'count(DISTINCT a)', q{string_agg(t, ',' ORDER BY id DESC)},
 	'count(*) FILTER (WHERE a > 0)', 'bool_or(a > 0)', 'sum(a * 2 + 1)', 'var_pop(a)',
-	'percentile_disc(0.5) WITHIN GROUP (ORDER BY n)', 'max(DISTINCT t)', 'jsonb_agg(id ORDER BY o, p)');
-my @conditions = ('true', 'a > 0', 'n < 500', "t IS NOT NULL AND k <> 'a'", 'id % 3 <> 0', 'a IS NULL OR a % 2 = 0');
-my %groups = (k => 'k', t => 't', 'k, t' => 'k, t', 'a % 3' => 'a % 3 AS m', 'd.label' => 'd.label');
+	'percentile_disc(0.5) WITHIN GROUP (ORDER BY n)', 'max(DISTINCT t)', 'jsonb_agg(id ORDER BY o, id)',
+	'percentile_cont(0.25) WITHIN GROUP (ORDER BY a)', 'mode() WITHIN GROUP (ORDER BY t)',
+	'array_agg(DISTINCT a ORDER BY a DESC)', 'jsonb_object_agg(id, t)', 'bit_xor(id)',
+	'sum(CASE WHEN a > 0 THEN n ELSE -1 END)', '(SELECT count(*) FROM dim) + max(a)',
+	# 0 and -0 are equal, so either may be the least
+	'min(f) + 0', 'max(f) + 0', 'count(DISTINCT f)',
+	# exact in whatever order
+	'sum(f) FILTER (WHERE abs(f) < 1000)', 'avg(f) FILTER (WHERE abs(f) < 1000)',
+	# aggregates of the user's own: with a combine function, without, and with a state by reference
+	'xor_combined(id)', 'xor_kept(id)', 'longest(t)');
+my @conditions = (
+	'true', 'a > 0', 'n < 500', "t IS NOT NULL AND k <> 'a'", 'id % 3 <> 0', 'a IS NULL OR a % 2 = 0',
+	'k IN (SELECT k FROM dim)', '(SELECT count(*) FROM dim AS e WHERE e.k = s.t) = 0', "f <> 'NaN'");
+my @havings = ('count(*) > 2', 'sum(a) > 0', 'max(n) IS NOT NULL');
+# GROUP BY, and the same as a column
+my %groups = (
+	k => 'k', t => 't', 'k, t' => 'k, t', 'a % 3' => 'a % 3 AS m', 'd.label' => 'd.label', 'f + 0' => 'f + 0 AS g',
+	'CASE WHEN a > 0 THEN k END' => 'CASE WHEN a > 0 THEN k END AS c', 'hashint8(id) % 3000' => 'hashint8(id) % 3000 AS i');
+my $many_groups = 'hashint8(id) % 3000';
+my $large_state = 'md5(max(repeat(md5(id::text), 60)))';
 
 sub random_aggregates
 {
 	my %chosen = map { $_ => 1 } map { pick(@aggregates) } 1 .. 1 + int rand 4;
 	my $i = 0;
 
-	# every query wants column a, for what is bad in a column that nobody wants is not a bad record
+	# every query wants columns a and f, for what is bad in a column that nobody wants is not a bad record
 	return join ', ', 'count(a) AS v0', map { $i++; "$_ AS v$i" } sort keys %chosen;
 }
 
 # A query {text, stop, oracle, late, errors, options...}: "oracle" answers what the result must be, "late" and "errors"
-# how many records are late and how many can't be evaluated.  %s in them is a condition on rec's rows that are read.
+# how many records are late and how many can't be evaluated, "failing" how many groups have no row because their output
+# can't be evaluated.  %s in them is a condition on rec's rows that are read.
 sub random_query
 {
 	my ($shape) = @_;
-	my $kind = pick(qw(append divide grouped grouped global windowed windowed windowed windowed native binned));
-	my $where = pick(@conditions);
+	my $kind = pick(qw(append divide grouped grouped grouped global windowed windowed windowed windowed windowed native binned));
+	my @streams = @{ $shape->{streams} };
+	my $union = @streams > 1 && chance(0.6);
+
+	@streams = $streams[0] if !$union;
+	my $on_error = pick('dead_letter', 'dead_letter', 'skip');
 	my %query = (
 		kind => $kind,
+		streams => scalar @streams,
 		stop => chance(0.4),
 		late => 'SELECT 0',
 		errors => 'SELECT 0',
-		on_error => pick('dead_letter', 'dead_letter', 'skip'),
+		failing => 'SELECT 0',
+		on_error => $on_error,
+		first_on_error => chance(0.2) ? 'fail' : $on_error,
 		on_late => pick('drop', 'dead_letter'),
-		pipelines => min(pick(1, 2, 4), $shape->{partitions}),
-		batch_size => pick(1, 7, 50, 500, 10_000),
-		commit_interval => pick(1, 10, 100));
+		pipelines => min(pick(1, 2, 4), max(map { $_->{partitions} } @streams)),
+		options => {
+			batch_size => pick(1, 7, 50, 500, 10_000),
+			commit_interval => pick('1 ms', '10 ms', '100 ms'),
+			idle_timeout => 0,
+			chance(0.3) ? (pipeline_memory => '8 MB') : ()
+		});
+	my $where = pick(@conditions);
+	my $columns = 'id, k, a, n, f, t, ts, p, o';
+	my $stream = $union ? "(SELECT $columns FROM s UNION ALL SELECT $columns FROM s1) AS s" : 's';
 	my $from = 'rec AS s';
 
 	if ($kind eq 'append')
 	{
-		my $list = "id, k, a * 2 AS a2, upper(t) AS t, n + 1 AS n1, ts, p, o, CASE WHEN a > 0 THEN 'up' ELSE 'down' END AS way";
+		my $list = "id, k, a * 2 AS a2, upper(t) AS t, n + 1 AS n1, f, ts, p, o, d.label, "
+		  . "CASE WHEN a > 0 THEN 'up' ELSE 'down' END AS way, (SELECT max(label) FROM dim AS e WHERE e.k = s.t) AS looked_up";
+		my $join = pick('LEFT ', '') . 'JOIN dim AS d USING (k)';
 
-		$query{text} = "SELECT $list FROM s WHERE $where";
-		$query{oracle} = "SELECT $list FROM $from WHERE ($where) AND %s";
+		$query{text} = "SELECT $list FROM $stream $join WHERE $where";
+		$query{oracle} = "SELECT $list FROM $from $join WHERE ($where) AND %s";
 		return \%query;
 	}
 	if ($kind eq 'divide')
 	{
-		$query{text} = "SELECT id, 1000 / a AS q FROM s WHERE $where";
-		$query{oracle} = "SELECT id, 1000 / a AS q FROM $from WHERE ($where) AND a IS DISTINCT FROM 0 AND %s";
-		$query{errors} = "SELECT count(*) FROM $from WHERE ($where) AND a = 0 AND %s";
+		my $join = pick('', '', 'JOIN dim AS d USING (k)', 'LEFT JOIN dim AS d USING (k)');
+
+		$query{text} = "SELECT id, f, 1000 / a AS q FROM $stream $join WHERE $where";
+		$query{oracle} = "SELECT id, f, 1000 / a AS q FROM $from $join WHERE ($where) AND a IS DISTINCT FROM 0 AND %s";
+		$query{errors} = "SELECT count(DISTINCT id) FROM $from $join WHERE ($where) AND a = 0 AND %s";
 		return \%query;
 	}
 
 	my $list = random_aggregates();
-	my $having = chance(0.3) ? pick('HAVING count(*) > 2', 'HAVING sum(a) > 0', 'HAVING max(n) IS NOT NULL') : '';
+	my $having = chance(0.3) ? pick(@havings) : 'true';
+	my $group = pick('k', sort keys %groups);
+	my $join = $group eq 'd.label' ? pick('LEFT ', '') . 'JOIN dim AS d USING (k)' : '';
+	my $failing = chance(0.2);
 
-	if ($kind eq 'global')
+	if ($group eq $many_groups)
 	{
-		$query{text} = "SELECT $list FROM s WHERE $where $having";
-		$query{oracle} = "SELECT $list FROM $from WHERE ($where) AND %s $having";
-		return \%query;
+		$list .= ", $large_state AS vl";
+		$query{options}{pipeline_memory} = '8 MB';
 	}
+	$list .= ', 12 / (count(*) - 3) AS e' if $failing;
 
-	my $group = pick(sort keys %groups);
-	my $join = $group eq 'd.label' ? 'JOIN dim AS d USING (k)' : '';
+	# What is asked of velo, and what of the table: $from has the rows that are in time, $groups and $head are what
+	# stands in GROUP BY and before the list.
+	my $complete = sub {
+		my ($text_head, $text_tail, $text_groups, $head, $source, $in_time, $by) = @_;
+
+		$text_groups = "GROUP BY $text_groups" if $text_groups;
+		$by = "GROUP BY $by" if $by;
+		$query{text} = "SELECT ${text_head}$list FROM $stream $join WHERE $where $text_tail $text_groups "
+		  . ($having eq 'true' ? '' : "HAVING $having");
+		my $rows = "FROM $source $join WHERE ($where) AND $in_time $by HAVING ($having) AND count(*)";
+
+		$query{oracle} = "SELECT ${head}$list $rows " . ($failing ? '<> 3' : '>= 0');
+		$query{failing} = "SELECT count(*) FROM (SELECT $rows = 3) AS g" if $failing;
+		return \%query;
+	};
+
+	return $complete->('', '', '', '', $from, '%s', '') if $kind eq 'global';
 
 	$list = "$groups{$group}, $list";
-	if ($kind eq 'grouped')
-	{
-		$query{text} = "SELECT $list FROM s $join WHERE $where GROUP BY $group $having";
-		$query{oracle} = "SELECT $list FROM $from $join WHERE ($where) AND %s GROUP BY $group $having";
-		return \%query;
-	}
+	$query{group} = [ $groups{$group} =~ /(\w+)(?:,|$)/g ];
+	return $complete->('', '', $group, '', $from, '%s', $group) if $kind eq 'grouped';
 	if ($kind eq 'binned')
 	{
 		my $bin = sprintf "date_bin('%d s', ts, '1970-01-01 00:00:00+00')", $shape->{size} / $second;
 
-		$query{text} = "SELECT $bin AS bin, $list FROM s $join WHERE $where GROUP BY $bin, $group $having";
-		$query{oracle} = "SELECT $bin AS bin, $list FROM $from $join WHERE ($where) AND %s GROUP BY $bin, $group $having";
-		return \%query;
+		unshift @{ $query{group} }, 'bin';
+		return $complete->("$bin AS bin, ", '', "$bin, $group", "$bin AS bin, ", $from, '%s', "$bin, $group");
 	}
 
 	# a window; tumbling is hopping with a slide of the size
@@ -241,32 +306,16 @@ sub random_query
 	my $slide = chance(0.5) ? $size : $shape->{slide} / $second;
 	my $grace = pick(0, 0, 3, $size);
 
-	$query{final} = chance(0.5);
-	$query{grace} = $grace;
-	if ($kind eq 'native')
-	{
-		my $window =
-		  $slide == $size ? "velo.tumble(ts, '$size s')" : "velo.hop(ts, '$size s', '$slide s')";
-
-		$query{grace_option} = $grace;
-		$query{text} = "SELECT lower($window) AS window_start, upper($window) AS window_end, $list FROM s $join "
-		  . "WHERE $where GROUP BY $window, $group $having";
-	}
-	else
-	{
-		my $window = $slide == $size ? "TUMBLING(${size}s)" : sprintf 'HOPPING(ts, %ds, %dms)', $size, $slide * 1000;
-
-		$window .= " GRACE ${grace}s" if $grace;
-		$query{text} = "SELECT $list FROM s $join WHERE $where WINDOW $window GROUP BY $group $having";
-	}
-	$query{text} .= $query{final} ? ' EMIT FINAL' : ' EMIT CHANGES';
+	$query{final} = chance(0.6);
+	$query{advance} = $query{final} && !$query{stop} && chance(0.5);
 
 	# every record with its partition's watermark before it, once for each of its windows
+	my $delay = 'CASE st ' . join(' ', map { "WHEN $_ THEN interval '$shape->{streams}[$_]{delay} us'" } 0 .. $#streams) . ' END';
 	my $entered = <<"SQL";
 (SELECT r.*, w.start AS window_start, w.start + interval '$size s' AS window_end,
 		coalesce(w.start + interval '$size s' + interval '$grace s' > r.watermark, true) AS open
-	FROM (SELECT *, max(ts) OVER (PARTITION BY p ORDER BY o ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
-				- interval '$shape->{delay} us' AS watermark
+	FROM (SELECT *, max(ts) OVER (PARTITION BY st, p ORDER BY o ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING)
+				- $delay AS watermark
 			FROM rec WHERE %s) AS r
 		CROSS JOIN LATERAL (SELECT date_bin('$slide s', r.ts, '1970-01-01 00:00:00+00') - i * interval '$slide s' AS start
 			FROM generate_series(0, $size / $slide + 1) AS i) AS w
@@ -274,36 +323,72 @@ sub random_query
 SQL
 	my $closed = 'true';
 
-	# without the end that closes everything: windows that the least watermark has reached; a partition without
+	# without the end, or an operator, that closes everything: windows that the least watermark has reached; a partition without
 	# records holds all of them open
-	$closed = <<"SQL" if $query{final} && !$query{stop};
+	my $partitions = sum(map { $_->{partitions} } @streams);
+	$closed = <<"SQL" if $query{final} && !$query{stop} && !$query{advance};
 window_end + interval '$grace s' <=
-	(SELECT CASE WHEN count(DISTINCT p) = $shape->{partitions} THEN min(top) END - interval '$shape->{delay} us'
-	 FROM (SELECT p, max(ts) AS top FROM rec WHERE %s GROUP BY p) AS m)
+	(SELECT CASE WHEN count(*) = $partitions THEN min(top) END
+	 FROM (SELECT max(ts) - $delay AS top FROM rec WHERE %s GROUP BY st, p) AS m)
 SQL
-	$query{oracle} = "SELECT window_start, window_end, $list FROM $entered $join WHERE ($where) AND open AND $closed "
-	  . "GROUP BY window_start, window_end, $group $having";
-	$query{late} = "SELECT count(*) FROM (SELECT FROM $entered $join WHERE ($where) GROUP BY p, o HAVING NOT bool_or(open)) AS l";
+	$query{late} = "SELECT count(*) FROM (SELECT FROM $entered $join WHERE ($where) GROUP BY st, p, o HAVING NOT bool_or(open)) AS l";
+	unshift @{ $query{group} }, 'window_start';
+
+	my $by = "window_start, window_end, $group";
+	my @oracle = ('window_start, window_end, ', $entered, "open AND $closed", $by);
+
+	if ($kind eq 'native')
+	{
+		my $window = $slide == $size ? "velo.tumble(ts, '$size s')" : "velo.hop(ts, '$size s', '$slide s')";
+
+		$query{options}{grace} = "$grace s" if $grace;
+		$complete->("lower($window) AS window_start, upper($window) AS window_end, ", '', "$window, $group", @oracle);
+	}
+	else
+	{
+		my $window = $slide == $size ? "TUMBLING(ts, ${size}s)" : sprintf 'HOPPING(ts, %ds, %dms)', $size, $slide * 1000;
+
+		$window .= " GRACE ${grace}s" if $grace;
+		$complete->('', "WINDOW $window", $group, @oracle);
+	}
+	$query{text} .= $query{final} ? ' EMIT FINAL' : ' EMIT CHANGES';
 	return \%query;
+}
+
+# A table for the query, with more than the query knows of.
+sub create_target
+{
+	my ($query, $name) = @_;
+	my $empty = $query->{oracle} =~ s/%s/true/gr;
+
+	$pg->query("CREATE TABLE $name AS $empty WITH NO DATA");
+	$pg->query("CREATE UNIQUE INDEX ON $name (@{[join ', ', @{ $query->{group} }]}) NULLS NOT DISTINCT")
+	  if $query->{group};
+	$pg->query("ALTER TABLE $name ADD stamp timestamptz NOT NULL DEFAULT now(), ADD touched int, "
+		  . "ADD row_hash bigint GENERATED ALWAYS AS (hashint8extended(@{[$query->{kind} =~ /append|divide/ ? 'id' : 'v0']}, 0)) STORED");
+	$pg->query("CREATE TRIGGER touch BEFORE INSERT OR UPDATE ON $name FOR EACH ROW EXECUTE FUNCTION touch()");
+	return;
 }
 
 sub create_query
 {
 	my ($query, $name) = @_;
-	my %options = (
-		batch_size => $query->{batch_size},
-		commit_interval => qq("$query->{commit_interval} ms"),
-		idle_timeout => 0);
-
-	$options{grace} = qq("$query->{grace_option} s") if $query->{grace_option};
-	my $json = '{' . join(', ', map { qq("$_": $options{$_}) } sort keys %options) . '}';
+	my $json = '{' . join(', ', map { qq("$_": "$query->{options}{$_}") } sort keys %{ $query->{options} }) . '}';
 	my $stop = $query->{stop} ? "'end'" : 'NULL';
+	my $target = 'NULL';
 
-	$query->{name} = $name;
-	$query->{call} = "SELECT velo.create_query('$name', \$q\$$query->{text}\$q\$, stop => $stop, "
-	  . "pipelines => $query->{pipelines}, on_error => '$query->{on_error}', on_late => '$query->{on_late}', "
+	$query->{name} = $query->{target} = $name;
+	if (chance(0.25))
+	{
+		$query->{target} = "${name}_target";
+		$target = "'$query->{target}'";
+		create_target($query, $query->{target});
+	}
+	$query->{call} = "SELECT velo.create_query('$name', \$q\$$query->{text}\$q\$, target => $target, stop => $stop, "
+	  . "pipelines => $query->{pipelines}, on_error => '$query->{first_on_error}', on_late => '$query->{on_late}', "
 	  . "options => '$json')";
-	$pg->query($query->{call});
+	$pg->query("BEGIN; $query->{call}; CREATE TRIGGER witness AFTER INSERT OR UPDATE OR DELETE ON $query->{target} "
+		  . 'FOR EACH ROW EXECUTE FUNCTION witness(); COMMIT');
 	return;
 }
 
@@ -328,6 +413,14 @@ my %troubles = (
 		# one that finishes just then can't be paused
 		$pg->psql(q{SELECT velo.pause_query(name) FROM velo.queries WHERE state IN ('starting', 'running', 'waiting')});
 		$pg->query(q{SELECT velo.resume_query(name) FROM velo.queries WHERE state = 'paused'});
+	},
+	'alter a query' => sub {
+		my $name = 'q' . int rand 3;
+		my $change = pick(
+			map({ qq("pipelines": $_) } 1 .. 4),
+			'"batch_size": 3', '"batch_size": 1000', '"commit_interval": "50 ms"', '"pipeline_memory": "8 MB"');
+
+		$pg->query("SELECT velo.alter_query('$name', '{$change}')");
 	});
 
 sub make_trouble
@@ -357,17 +450,48 @@ sub missing
 	return @missing > 10 ? @missing[ 0 .. 9 ] : @missing;
 }
 
+# Wait for a query, and go on where on_error => 'fail' has ended it.
+sub wait_for_query
+{
+	my ($query) = @_;
+
+	for (1 .. 2)
+	{
+		my ($status, $done, $error) = $pg->psql("SELECT velo.wait('$query->{name}', '60 s')");
+
+		return $done eq 't' if !$status;
+		die $error if $query->{first_on_error} ne 'fail' || $error !~ /has failed/;
+		$pg->query("SELECT velo.alter_query('$query->{name}', '{\"on_error\": \"$query->{on_error}\"}'), "
+			  . "velo.restart_query('$query->{name}')");
+	}
+	return 0;
+}
+
 sub check_query
 {
 	my ($shape, $query) = @_;
-	my $read = $query->{stop} ? 'phase = 0' : 'true';
-	my @records = map { @{ $shape->{produced}[$_] // [] } } $query->{stop} ? 0 : (0, 1);
-	my %sql = map { ($_ => $query->{$_} =~ s/%s/$read/gr) } qw(oracle late errors);
+	my @phases = $query->{stop} ? 0 : (0, 1);
+	my $read = "st < $query->{streams} AND phase <= $phases[-1]";
+	my @records = grep { $_->{st} < $query->{streams} } map { @{ $shape->{produced}[$_] // [] } } @phases;
+	my %sql = map { ($_ => $query->{$_} =~ s/%s/$read/gr) } qw(oracle late errors failing);
 
-	my $done = $pg->query("SELECT velo.wait('$query->{name}', '60 s')");
+	my $done = wait_for_query($query);
+	my $state = <<"SQL";
+SELECT (SELECT count(*) FROM velo.query_state WHERE query = id) + (SELECT count(*) FROM velo.query_group WHERE query = id)
+FROM velo.query WHERE name = '$query->{name}'
+SQL
+	if ($query->{advance})
+	{
+		$pg->query("SELECT velo.advance_watermark('$query->{name}', '2200-01-01')");
+		$pg->wait_until("SELECT ($state) = 0");
+	}
 	# a worker that was killed when it had done everything is started anew
 	$pg->wait_until("SELECT state IN ('running', 'finished') FROM velo.queries WHERE name = '$query->{name}'", 20);
-	my $result = $pg->query(qq{SELECT r::text FROM $query->{name} AS r ORDER BY 1});
+	my $columns = $pg->query(<<"SQL");
+SELECT string_agg(quote_ident(attname), ', ' ORDER BY attnum) FROM pg_attribute
+WHERE attrelid = '$query->{target}'::regclass AND attnum > 0 AND attname NOT IN ('stamp', 'touched', 'row_hash')
+SQL
+	my $result = $pg->query(qq{SELECT r::text FROM (SELECT $columns FROM $query->{target}) AS r ORDER BY 1});
 	my $oracle = $pg->query(qq{SELECT r::text FROM ($sql{oracle}) AS r ORDER BY 1});
 	my $figures = $pg->query(<<"SQL");
 SELECT state, records_in, late, tombstones, dead_letters, skipped,
@@ -377,15 +501,20 @@ SQL
 	my $late = $pg->query($sql{late});
 	my $bad = $pg->query($sql{errors}) + grep { $_->{kind} eq 'bad' } @records;
 	my $letters = ($query->{on_error} eq 'dead_letter' ? $bad : 0) + ($query->{on_late} eq 'dead_letter' ? $late : 0);
+	my $of_groups = $query->{on_error} eq 'dead_letter' ? $pg->query($sql{failing}) : 0;
 	my $expected = join '|', $query->{stop} ? 'finished' : 'running', scalar @records, $late,
 	  scalar(grep { $_->{kind} eq 'tombstone' } @records), $letters, $query->{on_error} eq 'skip' ? $bad : 0,
-	  $letters;
+	  $letters + $of_groups;
+	my $rows = $pg->query("SELECT count(*) FROM ($sql{oracle}) AS r");
 	my $label = "seed $shape->{seed}: $query->{name} $query->{kind}";
+	my $witness = $pg->query("SELECT operation, count(*) FROM witnessed WHERE relation = '$query->{target}'::regclass GROUP BY 1");
 
 	return 1
-	  if ok($done eq 't', "$label: processed")
-	  & ok($result eq $oracle, "$label: " . split(/\n/, $oracle) . ' rows')
-	  & is($figures, $expected, "$label: figures");
+	  if ok($done, "$label: processed")
+	  & ok($result eq $oracle, "$label: $rows rows")
+	  & is($figures, $expected, "$label: figures")
+	  & (!($query->{stop} || $query->{advance}) || is($pg->query($state), 0, "$label: no state is left"))
+	  & (!$query->{final} || is($witness, $rows ? "INSERT|$rows" : '', "$label: each row was written once"));
 
 	diag($query->{call});
 	diag("oracle: $sql{oracle}");
@@ -395,45 +524,65 @@ SQL
 	return 0;
 }
 
+sub create_stream
+{
+	my ($shape, $st) = @_;
+	my $stream = $shape->{streams}[$st];
+	my $name = $st ? "s$st" : 's';
+	my $key = $shape->{key} ? ", key => 'k'" : '';
+
+	$kafka->create_topic($stream->{topic}, $stream->{partitions});
+	$pg->query(<<"SQL");
+SELECT velo.create_stream('$name',
+	columns => 'id bigint, k text, a int, n numeric, f float8, t text, ts timestamptz,
+		p int OPTIONS (metadata ''partition''), o bigint OPTIONS (metadata ''offset'')',
+	topic => '$stream->{topic}', brokers => '@{[$kafka->brokers]}', event_time => 'ts',
+	watermark => interval '$stream->{delay} us'$key);
+SQL
+	return;
+}
+
 sub run_round
 {
 	my ($seed) = @_;
 
 	srand $seed;
 	my $size = pick(7, 10, 60, 300) * $second;
-	my $partitions = pick(1, 2, 3, 5);
-	my @busy = grep { $_ == 0 || chance(0.85) } 0 .. $partitions - 1;
 	my $base = pick(0, -3_600, 1_767_225_600) * $second;
 	my $keyed = chance(0.5);
 	my %shape = (
 		seed => $seed,
-		topic => "exact_$seed",
-		partitions => $partitions,
-		busy => \@busy,
 		size => $size,
 		slide => pick($size / 2, int($size / $second / 3) * $second, $size - $second),
-		delay => pick(0, 0, 1, $size / $second) * $second,
 		key => $keyed,
-		untrue => $keyed && chance(0.2),
+		untrue => $keyed && chance(0.3),
 		nkeys => pick(1, 4, $#keys),
-		bad => pick(0, 0.01, 0.1),
-		clock => [ map { $base + int rand $size } 1 .. $partitions ]);
+		bad => pick(0, 0.01, 0.1));
+
+	for my $st (0 .. (chance(0.4) ? 1 : 0))
+	{
+		my $partitions = pick(1, 2, 3, 5);
+
+		$shape{streams}[$st] = {
+			topic => "exact_${seed}_$st",
+			partitions => $partitions,
+			busy => [ grep { $_ == 0 || chance(0.85) } 0 .. $partitions - 1 ],
+			delay => pick(0, 0, 1, $size / $second) * $second,
+			clock => [ map { $base + int rand $size } 1 .. $partitions ]
+		};
+	}
+
 	my $count = pick(0, 1, 100, 500, 500, 2000, 2000, 5000);
 	my $before = pick($count, int rand $count + 1);
-	my @records = map { random_record($_, \%shape) } 1 .. $count;
+	my @records = map { random_record($_, \%shape, int rand @{ $shape{streams} }) } 1 .. $count;
 	my @later = splice @records, $before;
-	my $key = $keyed ? ", key => 'k'" : '';
 
-	$kafka->create_topic($shape{topic}, $partitions);
-	$pg->query(<<"SQL");
+	$pg->query(<<'SQL');
 DROP TABLE IF EXISTS rec;
-CREATE TABLE rec (phase int, p int, o bigint, id bigint, k text, a int, n numeric, t text, ts timestamptz);
-SELECT velo.create_stream('s',
-	columns => 'id bigint, k text, a int, n numeric, t text, ts timestamptz,
-		p int OPTIONS (metadata ''partition''), o bigint OPTIONS (metadata ''offset'')',
-	topic => '$shape{topic}', brokers => '@{[$kafka->brokers]}', event_time => 'ts',
-	watermark => interval '$shape{delay} us'$key);
+CREATE TABLE rec (phase int, st int, p int, o bigint, id bigint, k text, a int, n numeric, f float8, t text, ts timestamptz);
+TRUNCATE witnessed;
 SQL
+	create_stream(\%shape, $_) for 0 .. $#{ $shape{streams} };
 	produce(\%shape, 0, @records);
 
 	my @queries = map { random_query(\%shape) } 1 .. 3;
@@ -455,13 +604,29 @@ SQL
 		diag("server: $pg->{dir}, broker: $kafka->{dir}");
 		return 0;
 	}
-	$pg->query("SELECT velo.drop_query(name) FROM velo.queries; SELECT velo.drop_stream('s')");
-	$kafka->delete_topic($shape{topic});
+	$pg->query('SELECT velo.drop_query(name) FROM velo.queries; SELECT velo.drop_stream(stream) FROM velo.streams');
+	$pg->query("DROP TABLE IF EXISTS $_") for map { $_->{target} } @queries;
+	$kafka->delete_topic($_->{topic}) for @{ $shape{streams} };
 	return 1;
 }
 
-$pg->query('CREATE EXTENSION velo');
-$pg->query(q{CREATE TABLE dim (k text, label text); INSERT INTO dim VALUES ('a', 'first'), ('b', 'second'), ('c', 'first')});
+$pg->query(<<'SQL');
+CREATE EXTENSION velo;
+CREATE TABLE dim (k text, label text);
+INSERT INTO dim VALUES ('a', 'first'), ('a', 'other'), ('b', 'second'), ('c', 'first'), (NULL, 'nobody'), ('x', 'looked up');
+
+CREATE AGGREGATE xor_combined(bigint) (sfunc = int8xor, stype = int8, combinefunc = int8xor, parallel = safe);
+CREATE AGGREGATE xor_kept(bigint) (sfunc = int8xor, stype = int8);
+CREATE FUNCTION longer(a text, b text) RETURNS text IMMUTABLE PARALLEL SAFE LANGUAGE sql
+	RETURN CASE WHEN b IS NULL OR (length(a), a) > (length(b), b) THEN a ELSE b END;
+CREATE AGGREGATE longest(text) (sfunc = longer, stype = text, combinefunc = longer, initcond = '', parallel = safe);
+
+CREATE TABLE witnessed (relation regclass, operation text);
+CREATE FUNCTION witness() RETURNS trigger LANGUAGE plpgsql AS
+	'BEGIN INSERT INTO public.witnessed VALUES (TG_RELID, TG_OP); RETURN NULL; END';
+CREATE FUNCTION touch() RETURNS trigger LANGUAGE plpgsql AS
+	'BEGIN NEW.touched := coalesce(NEW.touched, 0) + 1; RETURN NEW; END';
+SQL
 note("VELO_SEED=$first_seed");
 for my $seed ($first_seed .. $first_seed + $rounds - 1)
 {

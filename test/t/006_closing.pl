@@ -1,0 +1,249 @@
+# What closes windows and what must not: idleness, the wall clock, an operator, restarts.  And what must be left of a
+# query's state when all is closed: nothing, whether it lay in memory or, when that is short, outside of it.
+
+use strict;
+use warnings;
+
+use List::Util qw(shuffle);
+use Test::More;
+use Velo::Kafka;
+use Velo::Server;
+
+plan skip_all => Velo::Kafka->missing if Velo::Kafka->missing;
+
+my $kafka = Velo::Kafka->new;
+my $pg = Velo::Server->new(conf => {TimeZone => 'UTC', 'velo.retry_max_delay' => '500 ms'});
+
+$pg->query('CREATE EXTENSION velo');
+
+sub create_stream
+{
+	my ($name, $partitions, @options) = @_;
+
+	$kafka->create_topic($name, $partitions);
+	$pg->query("SELECT velo.create_stream('$name', columns => 'id bigint, k text, ts timestamptz', brokers => '@{[$kafka->brokers]}', "
+		  . join(', ', q{event_time => 'ts', watermark => '0 s'}, @options) . ')');
+	return;
+}
+
+sub create_query
+{
+	my ($name, $text, @options) = @_;
+
+	$pg->query("SELECT velo.create_query('$name', \$q\$$text\$q\$" . join('', map { ", $_" } @options) . ')');
+	return;
+}
+
+# Records [partition, k, seconds of event time].
+sub produce
+{
+	my ($topic, @records) = @_;
+	my $id = 0;
+
+	$kafka->produce($topic,
+		[ map { [ $_->[0], $_->[1], undef, sprintf '{"id": %d, "k": "%s", "ts": %d}', $id++, $_->[1], $_->[2] * 1000 ] } @records ]);
+	return;
+}
+
+sub rows { my ($name) = @_; return $pg->query("SELECT string_agg(extract(epoch FROM window_start)::int || k || n, ' ' ORDER BY window_start, k) FROM $name"); }
+sub late { my ($name) = @_; return $pg->query("SELECT late FROM velo.queries WHERE name = '$name'"); }
+sub processed { my ($name, $what) = @_; return is($pg->query("SELECT velo.wait('$name', '60 s')"), 't', "$what: processed"); }
+
+# Records read; also where velo.wait() would wait for a pipeline that can't run.
+sub wait_for_records
+{
+	my ($name, $n) = @_;
+	return $pg->wait_until("SELECT sum(records_in) = $n FROM velo.pipelines WHERE query = '$name'");
+}
+
+# kill -9; what was seen before stays, for pipelines don't wait for their commits to reach the disk.
+sub crash
+{
+	$pg->query('CHECKPOINT');
+	$pg->kill9;
+	$pg->start;
+	return;
+}
+
+sub state_left
+{
+	return $pg->query('SELECT (SELECT count(*) FROM velo.query_state), (SELECT count(*) FROM velo.query_group)');
+}
+
+# ---------------------------------------------------------------- idleness and the wall clock
+
+for my $pipelines (1, 2)
+{
+	for my $key ('', q{key => 'k'})
+	{
+		my $what = "$pipelines pipelines" . ($key ? ' with a key' : '');
+		my $name = 'idle' . $pipelines . ($key ? 'k' : '');
+
+		# one partition is silent, the other soon; its last window ends 200 ms of event time after its last record
+		create_stream($name, 2, $key || (), q{options => '{"idle_timeout": "300 ms"}'});
+		create_query("${name}_q", "SELECT k, count(*) AS n FROM $name WINDOW TUMBLING(1s) GROUP BY k", "pipelines => $pipelines");
+		produce($name, [ 0, 'a', 10.1 ], [ 0, 'a', 10.2 ], [ 0, 'b', 11.8 ]);
+		ok($pg->wait_until("SELECT count(*) = 2 FROM ${name}_q"), "$what: idleness and the wall clock close windows");
+		is(rows("${name}_q"), '10a2 11b1', "$what: which are right");
+
+		# what comes for them is late, by whatever partition, and closed windows stay so after a crash
+		crash();
+		produce($name, [ 0, 'b', 11.9 ], [ 1, 'c', 10.5 ]);
+		ok(wait_for_records("${name}_q", 5), "$what: more records");
+		is($pg->query("SELECT sum(late) FROM velo.pipelines WHERE query = '${name}_q'"), 2, "$what: late for windows that the clock has closed");
+		is(rows("${name}_q"), '10a2 11b1', "$what: they are not opened again");
+		$pg->query("SELECT velo.drop_query('${name}_q')");
+	}
+}
+
+# ---------------------------------------------------------------- a restart is no idleness
+
+for my $key (q{key => 'k'}, '')
+{
+	my $name = $key ? 'outage' : 'outage_merged';
+	my $partitions = q{SELECT string_agg(pipeline || ':' || records_in, ' ' ORDER BY pipeline) FROM velo.pipelines};
+
+	create_stream($name, 2, $key || (), q{options => '{"idle_timeout": "300 ms"}'});
+	create_query("${name}_q", "SELECT k, count(*) AS n FROM $name WINDOW TUMBLING(10s) GROUP BY k", 'pipelines => 2');
+	produce($name, [ 0, 'a', 5 ], [ 1, 'b', 5 ]);
+	ok($pg->wait_until('SELECT count(*) = 2 FROM velo.partitions WHERE idle'), "$name: both partitions are idle");
+
+	# after the outage, one pipeline is there first: nothing tells it that the other's partition is idle
+	$pg->stop;
+	produce($name, [ 0, 'a', 100 ], [ 1, 'b', 25 ], [ 1, 'b', 100 ]);
+	$pg->configure('velo.max_pipelines' => 1);
+	$pg->start;
+	ok(wait_for_records("${name}_q", 3), "$name: one pipeline has read on");
+	is($pg->query($partitions), '0:2 1:1', "$name: the other has not");
+	$pg->configure('velo.max_pipelines' => 8);
+	$pg->restart;
+	ok(wait_for_records("${name}_q", 5), "$name: now it has");
+	is(late("${name}_q"), 0, "$name: nothing has become late by it");
+	ok($pg->wait_until("SELECT count(*) = 3 FROM ${name}_q"), "$name: windows close");
+	is(rows("${name}_q"), '0a1 0b1 20b1', "$name: and are right");
+	$pg->query("SELECT velo.drop_query('${name}_q')");
+}
+
+# ---------------------------------------------------------------- an operator's hand
+
+for my $pipelines (1, 2)
+{
+	my $name = "hand$pipelines";
+
+	# one that is empty is idle after a while only, or never
+	my $idle_timeout = $pipelines == 1 ? '1 h' : '0';
+
+	create_stream($name, 2, qq(options => '{"idle_timeout": "$idle_timeout"}'));
+	produce($name, [ 0, 'a', 5 ], [ 0, 'a', 15 ], [ 0, 'b', 15 ], [ 0, 'b', 25 ]);
+	create_query("${name}_q", "SELECT k, count(*) AS n FROM $name WINDOW TUMBLING(10s) GRACE 3s GROUP BY k", "pipelines => $pipelines");
+	processed("${name}_q", "advance_watermark, $pipelines pipelines");
+	is(rows("${name}_q"), '', 'a partition without records holds windows open');
+	$pg->query("SELECT velo.advance_watermark('${name}_q', 'epoch'::timestamptz + '22.999999 s')");
+	ok($pg->wait_until("SELECT count(*) = 1 FROM ${name}_q"), 'advance_watermark closes those that it passes');
+	is(rows("${name}_q"), '0a1', 'and no others, grace included');
+	$pg->query("SELECT velo.advance_watermark('${name}_q', 'epoch'::timestamptz + '23 s')");
+	ok($pg->wait_until("SELECT count(*) = 3 FROM ${name}_q"), 'it closes those that it reaches');
+	$pg->query("SELECT velo.advance_watermark('${name}_q', 'epoch')");
+	crash();
+	produce($name, [ 1, 'a', 12 ], [ 1, 'a', 22 ]);
+	processed("${name}_q", 'after a crash');
+	is(late("${name}_q"), 1, 'a record that comes then is late');
+	$pg->query("SELECT velo.advance_watermark('${name}_q', 'epoch'::timestamptz + '33 s')");
+	ok($pg->wait_until("SELECT count(*) = 5 FROM ${name}_q"), 'the last ones');
+	is(rows("${name}_q"), '0a1 10a1 10b1 20a1 20b1', 'are right');
+	ok($pg->wait_until(q{SELECT NOT EXISTS (SELECT FROM velo.query_group) AND NOT EXISTS (SELECT FROM velo.query_state)}), 'no state is left')
+	  or diag(state_left());
+	$pg->query("SELECT velo.drop_query('${name}_q')");
+}
+
+# ---------------------------------------------------------------- once and for all
+
+# What is closed stands in the log beside what is not.  It must not come back after a crash and be written again.
+{
+	create_stream('once', 1, q{options => '{"idle_timeout": "0"}'});
+	create_query('once_q', 'SELECT k, count(*) AS n FROM once WINDOW TUMBLING(10s) GRACE 10s GROUP BY k');
+	$pg->query(<<'SQL');
+CREATE TABLE written (operation text);
+CREATE FUNCTION written() RETURNS trigger LANGUAGE plpgsql AS
+	'BEGIN INSERT INTO public.written VALUES (TG_OP); RETURN NULL; END';
+CREATE TRIGGER written AFTER INSERT OR UPDATE OR DELETE ON once_q FOR EACH ROW EXECUTE FUNCTION written();
+SQL
+	for my $second (5, 15, 25, 35, 45)
+	{
+		produce('once', map { [ 0, $_, $second ] } 'a' .. 'c');
+		processed('once_q', "once: $second s");
+		crash();
+	}
+	produce('once', [ 0, 'a', 46 ]);
+	processed('once_q', 'once: in the end');
+	is(rows('once_q'), '0a1 0b1 0c1 10a1 10b1 10c1 20a1 20b1 20c1', 'once: closed windows');
+	is($pg->query('SELECT operation, count(*) FROM written GROUP BY 1'), 'INSERT|9', 'once: each row was written once');
+	$pg->query(q{SELECT velo.drop_query('once_q')});
+}
+
+# ---------------------------------------------------------------- memory
+
+# 6,000 groups with 2 KB each in 8 MB, of which half may be state; each group comes back twice, in no order, so that
+# what is alive in the log is scattered when groups leave it
+{
+	srand 6;
+	my @records = shuffle(map { my $group = $_; map { [ $group % 2, "k$group", 10 * $_ ] } 0 .. 2 } 0 .. 5999);
+	my $large = q{md5(max(repeat(md5(k), 60))) AS m, count(*) AS n};
+	my $expected = q{SELECT 'k' || i, md5(repeat(md5('k' || i), 60)), 3 FROM generate_series(0, 5999) AS i};
+	my %texts = (
+		changes => "SELECT k, $large FROM memory GROUP BY k",
+		final => "SELECT k, $large FROM memory WINDOW TUMBLING(1h) GROUP BY k",
+		kept => "SELECT k, $large, count(DISTINCT id) AS d FROM memory WINDOW TUMBLING(1h) GROUP BY k");
+
+	create_stream('memory', 2, q{key => 'k'});
+	produce('memory', @records[ 0 .. 8999 ]);
+	for my $pipelines (1, 2)
+	{
+		my @names = map { "${_}_$pipelines" } sort keys %texts;
+
+		create_query("${_}_$pipelines", $texts{$_}, "pipelines => $pipelines", q{options => '{"pipeline_memory": "8 MB", "batch_size": 500}'})
+		  for sort keys %texts;
+		processed($_, $_) for @names;
+		is($pg->query("SELECT count(*) FROM velo.query AS q WHERE EXISTS (SELECT FROM velo.query_group AS g WHERE g.query = q.id)"),
+			$pipelines == 1 ? 3 : 0, 'memory: cold groups are stored where they are too many')
+		  if $pipelines == 1;
+		crash();
+		if ($pipelines == 1)
+		{
+			# what has been moved out is shared, too
+			$pg->query("SELECT velo.alter_query('$_', '{\"pipelines\": 2}')") for grep { !/final/ } @names;
+			produce('memory', @records[ 9000 .. $#records ]);
+		}
+		processed($_, "$_ after a crash") for @names;
+		$pg->query("SELECT velo.advance_watermark('$_', 'epoch'::timestamptz + '1 h')") for grep { !/changes/ } @names;
+		for my $name (@names)
+		{
+			ok($pg->wait_until("SELECT count(*) = 6000 FROM $name"), "$name: all groups");
+			is($pg->query("SELECT count(*) FROM (SELECT k, m, n FROM $name EXCEPT $expected) AS e"), 0, "$name: each is right");
+			$pg->query("SELECT velo.drop_query('$name')") if $name =~ /changes/;
+		}
+		is(state_left(), '0|0', 'memory: nothing is left of closed windows, wherever they were');
+		$pg->query("SELECT velo.drop_query('$_')") for grep { !/changes/ } @names;
+	}
+}
+
+# A window of more groups than are written at once: of one pipeline, in memory; and shared, of which none is.
+{
+	my $expected = q{SELECT 'k' || i, 1 FROM generate_series(0, 24999) AS i};
+
+	create_stream('large', 2);
+	produce('large', map { [ $_ % 2, "k$_", 10 ] } 0 .. 24999);
+	for my $pipelines (1, 2)
+	{
+		my $name = "large_$pipelines";
+
+		create_query($name, 'SELECT k, count(*) AS n FROM large WINDOW TUMBLING(1h) GROUP BY k', "pipelines => $pipelines", q{stop => 'end'});
+		processed($name, $name);
+		is($pg->query("SELECT count(*), count(DISTINCT k) FROM $name"), '25000|25000', "$name: all groups, each once");
+		is($pg->query("SELECT count(*) FROM (SELECT k, n FROM $name EXCEPT $expected) AS e"), 0, "$name: each is right");
+		is(state_left(), '0|0', "$name: nothing is left");
+		$pg->query("SELECT velo.drop_query('$name')");
+	}
+}
+
+done_testing;
