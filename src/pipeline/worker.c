@@ -10,8 +10,8 @@
  * thrown away and taken from the catalog again: groups are loaded from the last checkpoint, sources go back to the
  * committed offsets.  So nothing is ever left half changed, and no undo log is needed.
  *
- * Applying can hardly fail, for everything was evaluated before; where it does (overflow of a sum), the batch is
- * replayed without the record, which becomes a dead letter.
+ * Applying can hardly fail, for everything was evaluated before; where it does (overflow of a sum), the transaction is
+ * replayed with the means to take single records back, so that the one that fails can become a dead letter.
  */
 #include "pipeline/worker.h"
 
@@ -953,43 +953,8 @@ restore_committed(Pipeline *pipeline)
 	MemoryContextSwitchTo(pipeline->context);
 }
 
-/* Remember the record that apply threw at: it fails without being tried again. */
-static void
-remember_poison(Pipeline *pipeline, ErrorData *error)
-{
-	InputRows *rows = pipeline->rows;
-	Poison *poison = palloc_object(Poison);
-	const Record *record;
-
-	poison->error = error;
-	poison->stream = rows->stream[rows->applied];
-	record = &pipeline->streams[poison->stream].batch->records[rows->record[rows->applied]];
-	poison->partition = record->partition;
-	poison->offset = record->offset;
-	pipeline->poisons = lappend(pipeline->poisons, poison);
-}
-
-/* Forget those that are settled. */
-static void
-forget_poisons(Pipeline *pipeline)
-{
-	ListCell *lc;
-
-	foreach (lc, pipeline->poisons)
-	{
-		Poison *poison = lfirst(lc);
-		PipelineStream *stream = &pipeline->streams[poison->stream];
-
-		if (stream->partitions[poison->partition].next_offset <= poison->offset)
-			continue;
-		FreeErrorData(poison->error);
-		pfree(poison);
-		pipeline->poisons = foreach_delete_current(pipeline->poisons, lc);
-	}
-}
-
 /*
- * Run one transaction.  If applying failed because of a record, prepare to replay it without that; whatever else is
+ * Run one transaction.  If applying failed because of a record, prepare to replay it more carefully; whatever else is
  * thrown ends the worker, and the scheduler starts another after a while.  Returns false if this run is over.
  */
 static bool
@@ -1006,7 +971,7 @@ run_transaction(Pipeline *pipeline)
 	{
 		if (!pipeline->group_failed &&
 			!(pipeline->stage == STAGE_APPLY && pipeline->rows->applied >= 0 &&
-			  error_is_of_record(geterrcode())))
+			  pipeline->careful <= 0 && error_is_of_record(geterrcode())))
 			PG_RE_THROW();
 		MemoryContextSwitchTo(pipeline->context);
 		error = CopyErrorData();
@@ -1017,10 +982,7 @@ run_transaction(Pipeline *pipeline)
 	if (error == NULL)
 	{
 		if (entered)
-		{
 			committed(pipeline);
-			forget_poisons(pipeline);
-		}
 		return entered;
 	}
 	AbortOutOfAnyTransaction();
@@ -1030,8 +992,9 @@ run_transaction(Pipeline *pipeline)
 		fail_query(pipeline, error);
 		return false;
 	}
-	remember_poison(pipeline, error);
+	FreeErrorData(error);
 	restore_committed(pipeline);
+	be_careful(pipeline);
 	return true;
 }
 

@@ -45,16 +45,7 @@ typedef struct Failure
 	char *detail;
 } Failure;
 
-/* A record that is known to fail in apply: it is set aside without being tried again. */
-typedef struct Poison
-{
-	int stream;
-	int partition; /* index of the stream's */
-	int64 offset;
-	ErrorData *error;
-} Poison;
-
-/* Where in a transaction an error was thrown: only a failing apply is replayed without its record. */
+/* Where in a transaction an error was thrown: a failing apply is replayed with more care. */
 typedef enum PipelineStage
 {
 	STAGE_NONE,
@@ -102,7 +93,7 @@ typedef struct Pipeline
 	List *failures;    /* of Failure, this batch, in round_context */
 	ErrorData *failed; /* on_error => 'fail': why the query ends after this transaction */
 	bool group_failed; /* on_error => 'fail': the error thrown is that of a group */
-	List *poisons;     /* of Poison; in context */
+	int64 careful; /* rows to apply so that each record can be taken back, for some have thrown */
 
 	SourceTrouble trouble; /* as the query's error says it */
 	/* velo.query_error speaks of a run that has achieved nothing, or of trouble that may be over */
@@ -129,6 +120,9 @@ extern void process_round(Pipeline *pipeline);
 extern void fail_record(Pipeline *pipeline, const char *kind, int stream, int record,
 						const ErrorData *error);
 extern bool cut_at_failures(Pipeline *pipeline);
+extern void keep_good_rows(Pipeline *pipeline);
+/* From now on apply is prepared for records that throw. */
+extern void be_careful(Pipeline *pipeline);
 
 /* worker.c */
 /* The pipelines of a query take turns, until they commit, at what they share. */
