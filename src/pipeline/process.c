@@ -601,16 +601,14 @@ process_round(Pipeline *pipeline)
 		evaluate_all(pipeline);
 	}
 
-	if (pipeline->stream_keys != NULL && !stream_keys_check(pipeline))
-	{
-		pipeline->key_is_untrue = true;
-		return;
-	}
-
 	pipeline->stage = STAGE_APPLY;
 	if (pipeline->groups != NULL)
 	{
 		apply(pipeline);
+		pipeline->stage = STAGE_CLAIM;
+		if (pipeline->stream_keys != NULL)
+			stream_keys_check(pipeline);
+		pipeline->stage = STAGE_NONE;
 		if (pipeline->query->windowed)
 			settle_late(pipeline);
 		evaluated = GetCurrentTimestamp();

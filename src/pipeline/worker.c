@@ -748,7 +748,10 @@ finish_if_stopped(Pipeline *pipeline)
 		last = !siblings_have_groups(pipeline);
 	}
 	if (last)
+	{
 		query_set_state(pipeline->id, QUERY_FINISHED);
+		stream_keys_delete(pipeline->id, PG_INT64_MAX);
+	}
 	return true;
 }
 
@@ -770,6 +773,7 @@ become_merged(Pipeline *pipeline)
 					  errdetail("Two pipelines have met the same value of key of stream \"%s\".",
 								pipeline->streams[0].info->name)));
 		query_set_merged(pipeline->id);
+		stream_keys_delete(pipeline->id, PG_INT64_MAX);
 		pipeline_notify_at_commit();
 	}
 	PopActiveSnapshot();
@@ -815,12 +819,6 @@ transaction(Pipeline *pipeline)
 	{
 		processed += records;
 		process_round(pipeline);
-		if (pipeline->key_is_untrue)
-		{
-			AbortOutOfAnyTransaction();
-			become_merged(pipeline);
-			return false;
-		}
 		release_batches(pipeline);
 		if (pipeline->failed != NULL || query->merged || GetCurrentTimestamp() >= until)
 			break;
@@ -850,6 +848,8 @@ transaction(Pipeline *pipeline)
 	save_partitions(pipeline);
 	pipeline->counters.closed = pipeline->closed;
 	query_save_counters(pipeline->id, pipeline->number, &pipeline->counters);
+	if (pipeline->stream_keys != NULL)
+		stream_keys_forget(pipeline);
 	if (pipeline->failed != NULL)
 	{
 		query_set_state(pipeline->id, QUERY_FAILED);
@@ -927,8 +927,6 @@ restore_committed(Pipeline *pipeline)
 	pipeline->closed = pipeline->committed_counters.closed;
 	pipeline->failed = NULL;
 	pipeline->stage = STAGE_NONE;
-	if (pipeline->stream_keys != NULL)
-		stream_keys_forget(pipeline->stream_keys);
 	for (int s = 0; s < pipeline->nstreams; s++)
 	{
 		PipelineStream *stream = &pipeline->streams[s];
@@ -953,15 +951,40 @@ restore_committed(Pipeline *pipeline)
 	MemoryContextSwitchTo(pipeline->context);
 }
 
+/* What kind of error, if any, this run can deal with by itself? */
+typedef enum Remedy
+{
+	REMEDY_NONE,
+	REMEDY_FAIL,  /* the query ends: on_error => 'fail' */
+	REMEDY_MERGE, /* the stream's key is not true */
+	REMEDY_REPLAY /* applying failed because of a record */
+} Remedy;
+
+static Remedy
+find_remedy(const Pipeline *pipeline, int sqlerrcode)
+{
+	if (pipeline->group_failed)
+		return REMEDY_FAIL;
+	/* two pipelines that claim the same values may also meet them in different orders */
+	if (pipeline->stage == STAGE_CLAIM &&
+		(sqlerrcode == ERRCODE_UNIQUE_VIOLATION || sqlerrcode == ERRCODE_T_R_DEADLOCK_DETECTED))
+		return REMEDY_MERGE;
+	if (pipeline->stage == STAGE_APPLY && pipeline->rows->applied >= 0 && pipeline->careful <= 0 &&
+		error_is_of_record(sqlerrcode))
+		return REMEDY_REPLAY;
+	return REMEDY_NONE;
+}
+
 /*
- * Run one transaction.  If applying failed because of a record, prepare to replay it more carefully; whatever else is
- * thrown ends the worker, and the scheduler starts another after a while.  Returns false if this run is over.
+ * Run one transaction.  An error that has no remedy ends the worker, and the scheduler starts another after a while.
+ * Returns false if this run is over.
  */
 static bool
 run_transaction(Pipeline *pipeline)
 {
 	ErrorData *volatile error = NULL;
 	volatile bool entered = false;
+	volatile Remedy remedy = REMEDY_NONE;
 
 	PG_TRY();
 	{
@@ -969,9 +992,8 @@ run_transaction(Pipeline *pipeline)
 	}
 	PG_CATCH();
 	{
-		if (!pipeline->group_failed &&
-			!(pipeline->stage == STAGE_APPLY && pipeline->rows->applied >= 0 &&
-			  pipeline->careful <= 0 && error_is_of_record(geterrcode())))
+		remedy = find_remedy(pipeline, geterrcode());
+		if (remedy == REMEDY_NONE)
 			PG_RE_THROW();
 		MemoryContextSwitchTo(pipeline->context);
 		error = CopyErrorData();
@@ -987,14 +1009,22 @@ run_transaction(Pipeline *pipeline)
 	}
 	AbortOutOfAnyTransaction();
 	MemoryContextSwitchTo(pipeline->context);
-	if (pipeline->group_failed)
+	switch ((Remedy) remedy)
 	{
-		fail_query(pipeline, error);
-		return false;
+		case REMEDY_FAIL:
+			fail_query(pipeline, error);
+			return false;
+		case REMEDY_MERGE:
+			become_merged(pipeline);
+			return false;
+		case REMEDY_REPLAY:
+			restore_committed(pipeline);
+			be_careful(pipeline);
+			break;
+		case REMEDY_NONE:
+			break;
 	}
 	FreeErrorData(error);
-	restore_committed(pipeline);
-	be_careful(pipeline);
 	return true;
 }
 

@@ -45,12 +45,16 @@ typedef struct Failure
 	char *detail;
 } Failure;
 
-/* Where in a transaction an error was thrown: a failing apply is replayed with more care. */
+/*
+ * Where in a transaction an error was thrown: a failing apply is replayed with more care, and a failing claim means that
+ * the stream's key is not true.
+ */
 typedef enum PipelineStage
 {
 	STAGE_NONE,
 	STAGE_EVALUATE,
 	STAGE_APPLY,
+	STAGE_CLAIM,
 	STAGE_WRITE,
 	STAGE_COMMIT
 } PipelineStage;
@@ -98,10 +102,8 @@ typedef struct Pipeline
 	SourceTrouble trouble; /* as the query's error says it */
 	/* velo.query_error speaks of a run that has achieved nothing, or of trouble that may be over */
 	bool unproven;
-	bool due;        /* a transaction is wanted though no record came */
-	bool all_shared; /* of a merged query: no pipeline has groups of its own any more */
-	/* another pipeline has groups of this one: the query becomes a merged one */
-	bool key_is_untrue;
+	bool due;         /* a transaction is wanted though no record came */
+	bool all_shared;  /* of a merged query: no pipeline has groups of its own any more */
 	bool all_stopped; /* every partition has reached its stop offset */
 } Pipeline;
 
@@ -130,11 +132,13 @@ extern void take_turn(Pipeline *pipeline);
 
 /* stream_keys.c */
 extern StreamKeys *stream_keys_create(const GroupedPlan *plan);
-/* Note the stream keys of the evaluated rows.  Returns false if another pipeline has met one of them. */
-extern bool stream_keys_check(Pipeline *pipeline);
-
-/* The running transaction was aborted, and with it what was noted in it. */
-extern void stream_keys_forget(StreamKeys *keys);
+/*
+ * Claim the stream keys of the groups that the current batch has made.  ereport(ERROR) if another pipeline has claimed one
+ * of them, in STAGE_CLAIM.
+ */
+extern void stream_keys_check(Pipeline *pipeline);
+/* Forget claims of windows that are closed everywhere. */
+extern void stream_keys_forget(Pipeline *pipeline);
 
 /* long_keys.c */
 extern void fail_long_keys(Pipeline *pipeline);
