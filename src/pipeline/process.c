@@ -14,10 +14,10 @@
 #include "utils/timestamp.h"
 
 /*
- * For how many rows records are applied so that they can be taken back, after one has thrown.  Loading the groups anew is
- * dear (about a second for a million of them); this many rows are some tens of seconds.
+ * After a record has thrown in apply, how many are applied so that each can be taken back.  Loading the groups anew is dear
+ * (a second or two for a million of them); a million records take about ten times as long then.
  */
-#define CAREFUL_ROWS 10000000
+#define CAREFUL_RECORDS 1000000
 
 /* A copy of "error" as a failure of a record of the current batch. */
 void
@@ -472,6 +472,7 @@ settle_offsets(Pipeline *pipeline)
 		records += batch->nrecords;
 	}
 	pipeline->counters.records_in += records;
+	pipeline->careful = Max(0, pipeline->careful - records);
 	pipeline->counters.batches++;
 	record_stage(METRIC_BATCH_RECORDS, records);
 }
@@ -496,18 +497,20 @@ evaluate_all(Pipeline *pipeline)
 void
 be_careful(Pipeline *pipeline)
 {
-	pipeline->careful = CAREFUL_ROWS;
+	pipeline->careful =
+		CAREFUL_RECORDS + pipeline->counters.records_in - pipeline->committed_counters.records_in;
 }
 
 static void
 apply_step(Pipeline *pipeline, void *arg)
 {
-	group_table_apply(pipeline->groups, pipeline->rows, *(int *) arg, pipeline->closed, true);
+	group_table_apply(groups_to_apply(pipeline), pipeline->rows, *(int *) arg, pipeline->closed,
+					  true);
 }
 
 /* Apply the rows, those of records that throw excepted.  Returns false if there are such. */
 static bool
-apply_carefully(Pipeline *pipeline)
+apply_carefully(Pipeline *pipeline, GroupTable *groups)
 {
 	InputRows *rows = pipeline->rows;
 	bool all_good = true;
@@ -526,11 +529,10 @@ apply_carefully(Pipeline *pipeline)
 			ReThrowError(error);
 		stream = rows->stream[rows->applied];
 		record = rows->record[rows->applied];
-		from = group_table_undo(pipeline->groups, rows);
+		from = group_table_undo(groups, rows);
 		fail_record(pipeline, "apply", stream, record, error);
 		pipeline->streams[stream].batch->status[record] = RECORD_BAD;
 		all_good = false;
-		be_careful(pipeline);
 		if (pipeline->query->on_error == ON_ERROR_FAIL)
 			while (from < rows->nrows && rows->stream[from] == stream)
 				from++;
@@ -539,26 +541,27 @@ apply_carefully(Pipeline *pipeline)
 }
 
 /*
- * The evaluated rows into the groups.  That can hardly fail, so at first nothing is prepared for it: what throws here
- * aborts the transaction, and all of its records are read again (see worker.c).  But then, and for as long as it takes
- * to make that worth its price, records are applied so that each can be taken back.
+ * The evaluated rows into the groups.  That can hardly fail, so at first nothing is prepared for it: what throws here, or
+ * when partial groups are folded, aborts the transaction, and all of its records are read again (see worker.c).  But then,
+ * and for as long as it takes to make that worth its price, records are applied so that each can be taken back; those of
+ * a merged query to the shared groups, for what a record does to partial ones says nothing yet.
  */
 static void
-apply(Pipeline *pipeline)
+apply(Pipeline *pipeline, GroupTable *groups)
 {
 	InputRows *rows = pipeline->rows;
 
-	if (pipeline->careful <= 0)
+	if (pipeline->careful == 0)
 	{
-		group_table_prepare(pipeline->groups, rows, pipeline->closed);
-		group_table_apply(pipeline->groups, rows, 0, pipeline->closed, false);
+		group_table_prepare(groups, rows, pipeline->closed);
+		group_table_apply(groups, rows, 0, pipeline->closed, false);
 		return;
 	}
 	input_rows_sort(rows);
-	group_table_prepare(pipeline->groups, rows, pipeline->closed);
-	pipeline->careful -= rows->nrows;
-	if (apply_carefully(pipeline))
+	group_table_prepare(groups, rows, pipeline->closed);
+	if (apply_carefully(pipeline, groups))
 		return;
+	be_careful(pipeline);
 	/* what was applied of the stream that failed precedes the record */
 	if (pipeline->query->on_error == ON_ERROR_FAIL && cut_at_failures(pipeline))
 		advance_watermarks(pipeline);
@@ -574,6 +577,7 @@ apply(Pipeline *pipeline)
 void
 process_round(Pipeline *pipeline)
 {
+	GroupTable *groups = groups_to_apply(pipeline);
 	bool fail = pipeline->query->on_error == ON_ERROR_FAIL;
 	TimestampTz start = GetCurrentTimestamp();
 	TimestampTz decoded;
@@ -601,10 +605,12 @@ process_round(Pipeline *pipeline)
 		evaluate_all(pipeline);
 	}
 
+	if (groups == pipeline->groups)
+		enter_shared_groups(pipeline);
 	pipeline->stage = STAGE_APPLY;
-	if (pipeline->groups != NULL)
+	if (groups != NULL)
 	{
-		apply(pipeline);
+		apply(pipeline, groups);
 		pipeline->stage = STAGE_CLAIM;
 		if (pipeline->stream_keys != NULL)
 			stream_keys_check(pipeline);

@@ -46,8 +46,8 @@ typedef struct Failure
 } Failure;
 
 /*
- * Where in a transaction an error was thrown: a failing apply is replayed with more care, and a failing claim means that
- * the stream's key is not true.
+ * Where in a transaction an error was thrown: what fails to apply or to fold is replayed with more care, and a failing
+ * claim means that the stream's key is not true.
  */
 typedef enum PipelineStage
 {
@@ -55,6 +55,7 @@ typedef enum PipelineStage
 	STAGE_EVALUATE,
 	STAGE_APPLY,
 	STAGE_CLAIM,
+	STAGE_FOLD,
 	STAGE_WRITE,
 	STAGE_COMMIT
 } PipelineStage;
@@ -76,10 +77,13 @@ typedef struct Pipeline
 	InputPlan *input;
 	Emitter *emitter;
 	Sink *sink;
-	GroupTable *groups;      /* NULL: ungrouped */
+	GroupTable *groups; /* NULL: ungrouped */
+	GroupTable
+		*partial; /* of a merged query: what the running transaction has aggregated; else NULL */
 	StreamKeys *stream_keys; /* NULL: nobody else can have a group of this pipeline's */
 	InputRows *rows;
 	BatchSet set;
+	Size batch_budget; /* bytes that the current batches may still take */
 	int nstreams;
 	PipelineStream *streams;
 	WaitEventSet *events;
@@ -97,14 +101,15 @@ typedef struct Pipeline
 	List *failures;    /* of Failure, this batch, in round_context */
 	ErrorData *failed; /* on_error => 'fail': why the query ends after this transaction */
 	bool group_failed; /* on_error => 'fail': the error thrown is that of a group */
-	int64 careful; /* rows to apply so that each record can be taken back, for some have thrown */
+	int64 careful;     /* records to apply so that each can be taken back, for some have thrown */
 
 	SourceTrouble trouble; /* as the query's error says it */
 	/* velo.query_error speaks of a run that has achieved nothing, or of trouble that may be over */
 	bool unproven;
-	bool due;         /* a transaction is wanted though no record came */
-	bool all_shared;  /* of a merged query: no pipeline has groups of its own any more */
-	bool all_stopped; /* every partition has reached its stop offset */
+	bool due;              /* a transaction is wanted though no record came */
+	bool all_shared;       /* of a merged query: no pipeline has groups of its own any more */
+	bool in_shared_groups; /* see enter_shared_groups(); of the running transaction */
+	bool all_stopped;      /* every partition has reached its stop offset */
 } Pipeline;
 
 /* worker.c */
@@ -116,6 +121,14 @@ extern bool watch_sources(Pipeline *pipeline);
 /* End the query with an error.  Outside of any transaction. */
 extern void fail_query(Pipeline *pipeline, ErrorData *error);
 
+/* Where the rows of the current batch go. */
+static inline GroupTable *
+groups_to_apply(const Pipeline *pipeline)
+{
+	return pipeline->partial != NULL && pipeline->careful == 0 ? pipeline->partial
+															   : pipeline->groups;
+}
+
 /* process.c */
 extern void process_round(Pipeline *pipeline);
 /* Make a failure of a record of the current batch. */
@@ -123,12 +136,18 @@ extern void fail_record(Pipeline *pipeline, const char *kind, int stream, int re
 						const ErrorData *error);
 extern bool cut_at_failures(Pipeline *pipeline);
 extern void keep_good_rows(Pipeline *pipeline);
-/* From now on apply is prepared for records that throw. */
+/* From now on apply is prepared for records that throw; those of the running transaction are to be replayed. */
 extern void be_careful(Pipeline *pipeline);
 
 /* worker.c */
 /* The pipelines of a query take turns, until they commit, at what they share. */
 extern void take_turn(Pipeline *pipeline);
+/*
+ * From here to the commit this pipeline alone touches the groups of a merged query.  To be called before it does, and
+ * not earlier, for the others wait: what comes before, decoding and evaluating, they do side by side.  Nothing to do for
+ * a query that is not merged.
+ */
+extern void enter_shared_groups(Pipeline *pipeline);
 
 /* stream_keys.c */
 extern StreamKeys *stream_keys_create(const GroupedPlan *plan);
