@@ -192,9 +192,9 @@ read_group(HeapTuple tuple, TupleDesc desc, StoredGroup *group)
 }
 
 List *
-stored_groups_fetch(Oid query, bytea **keys, int nkeys)
+stored_groups_fetch(Oid query, bytea **keys, int nkeys, bool take)
 {
-	Relation rel = rows_open("query_group", AccessShareLock);
+	Relation rel = rows_open("query_group", take ? RowExclusiveLock : AccessShareLock);
 	List *groups = NIL;
 
 	for (int i = 0; i < nkeys; i++)
@@ -209,46 +209,59 @@ stored_groups_fetch(Oid query, bytea **keys, int nkeys)
 
 			read_group(tuple, RelationGetDescr(rel), group);
 			groups = lappend(groups, group);
+			if (take)
+				CatalogTupleDelete(rel, &tuple->t_self);
 		}
 		systable_endscan(scan);
 		CHECK_FOR_INTERRUPTS();
 	}
-	table_close(rel, AccessShareLock);
+	table_close(rel, take ? NoLock : AccessShareLock);
+	if (take)
+		CommandCounterIncrement();
 	return groups;
 }
 
+static HeapTuple
+form_group(Relation rel, Oid query, const StoredGroup *group)
+{
+	Datum values[GROUP_NATTS + 1];
+	bool nulls[GROUP_NATTS + 1] = {0};
+
+	values[GROUP_QUERY] = ObjectIdGetDatum(query);
+	values[GROUP_KEY] = PointerGetDatum(group->key);
+	values[GROUP_STATE] = PointerGetDatum(group->state);
+	return heap_form_tuple(RelationGetDescr(rel), values + 1, nulls + 1);
+}
+
+/* Bring what is stored under a key up to date. */
+static void
+save_group(Relation rel, CatalogIndexState indexes, Oid query, const StoredGroup *group)
+{
+	ScanKeyData keys[2];
+	SysScanDesc scan = scan_group(rel, keys, query, group->key);
+	HeapTuple old = systable_getnext(scan);
+
+	if (HeapTupleIsValid(old) && group->state == NULL)
+		CatalogTupleDelete(rel, &old->t_self);
+	else if (HeapTupleIsValid(old))
+		CatalogTupleUpdateWithInfo(rel, &old->t_self, form_group(rel, query, group), indexes);
+	else if (group->state != NULL)
+		CatalogTupleInsertWithInfo(rel, form_group(rel, query, group), indexes);
+	systable_endscan(scan);
+}
+
 void
-stored_groups_save(Oid query, const StoredGroup *groups, int ngroups)
+stored_groups_save(Oid query, const StoredGroup *groups, int ngroups, bool absent)
 {
 	Relation rel = rows_open("query_group", RowExclusiveLock);
 	CatalogIndexState indexes = CatalogOpenIndexes(rel);
 
 	for (int i = 0; i < ngroups; i++)
 	{
-		ScanKeyData keys[2];
-		SysScanDesc scan = scan_group(rel, keys, query, groups[i].key);
-		HeapTuple old = systable_getnext(scan);
-		HeapTuple new = NULL;
-
-		if (groups[i].state != NULL)
-		{
-			Datum values[GROUP_NATTS + 1];
-			bool nulls[GROUP_NATTS + 1] = {0};
-
-			values[GROUP_QUERY] = ObjectIdGetDatum(query);
-			values[GROUP_KEY] = PointerGetDatum(groups[i].key);
-			values[GROUP_STATE] = PointerGetDatum(groups[i].state);
-			new = heap_form_tuple(RelationGetDescr(rel), values + 1, nulls + 1);
-		}
-		if (HeapTupleIsValid(old) && new != NULL)
-			CatalogTupleUpdateWithInfo(rel, &old->t_self, new, indexes);
-		else if (new != NULL)
-			CatalogTupleInsertWithInfo(rel, new, indexes);
-		else if (HeapTupleIsValid(old))
-			CatalogTupleDelete(rel, &old->t_self);
-		if (new != NULL)
-			heap_freetuple(new);
-		systable_endscan(scan);
+		if (absent)
+			CatalogTupleInsertWithInfo(rel, form_group(rel, query, &groups[i]), indexes);
+		else
+			save_group(rel, indexes, query, &groups[i]);
 		CHECK_FOR_INTERRUPTS();
 	}
 	CatalogCloseIndexes(indexes);

@@ -299,9 +299,10 @@ typedef struct StoredGroup
 	bytea *state; /* NULL on save: delete */
 } StoredGroup;
 
-/* States of those of the keys that are stored, in no particular order. */
-extern List *stored_groups_fetch(Oid query, bytea **keys, int nkeys); /* of StoredGroup */
-extern void stored_groups_save(Oid query, const StoredGroup *groups, int ngroups);
+/* List of StoredGroup: those of the keys that are stored, in no particular order.  "take": they are deleted. */
+extern List *stored_groups_fetch(Oid query, bytea **keys, int nkeys, bool take);
+/* "absent": none of them is stored, and none is to be deleted.  The current memory context takes garbage. */
+extern void stored_groups_save(Oid query, const StoredGroup *groups, int ngroups, bool absent);
 /* Calls "reader" for all groups with key in [from, to) in key order; a NULL bound is open */
 typedef void (*StoredGroupReader)(const StoredGroup *group, void *arg);
 extern void stored_groups_scan(Oid query, bytea *from, bytea *to, StoredGroupReader reader,
