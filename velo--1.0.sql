@@ -185,11 +185,13 @@ COMMENT ON TABLE velo.query_group IS 'state of groups that are kept one by one';
 
 CREATE TABLE velo.query_key (
 	query regclass,
+	generation bigint,
 	hash bigint,
 	pipeline int NOT NULL,
-	PRIMARY KEY (query, hash)
+	PRIMARY KEY (query, generation, hash)
 );
-COMMENT ON TABLE velo.query_key IS 'which pipeline has met which values of a stream''s key, by their hash';
+COMMENT ON TABLE velo.query_key IS 'which pipeline has groups of which values of a stream''s key, by their hash';
+COMMENT ON COLUMN velo.query_key.generation IS 'span of event time of whose windows they are; 0 without windows';
 
 CREATE TABLE velo.dead_letter (
 	id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -207,9 +209,11 @@ CREATE TABLE velo.dead_letter (
 	message text,
 	detail text,
 	correlation_id text NOT NULL,
-	at timestamptz NOT NULL
+	at timestamptz NOT NULL,
+	group_hash bigint
 );
-CREATE INDEX dead_letter_query_idx ON velo.dead_letter (query, stream);
+COMMENT ON COLUMN velo.dead_letter.group_hash IS 'hash of detail, where that names the group that the letter belongs to';
+CREATE INDEX dead_letter_query_idx ON velo.dead_letter (query, group_hash);
 COMMENT ON TABLE velo.dead_letter IS 'records that could not be processed; see the view velo.dead_letters';
 COMMENT ON SEQUENCE velo.dead_letter_id_seq IS 'ids of dead letters';
 

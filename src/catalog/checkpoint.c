@@ -8,10 +8,14 @@
  */
 #include "catalog/rows.h"
 
+#include "access/genam.h"
+#include "access/tableam.h"
 #include "access/xact.h"
 #include "catalog/velo_catalog.h"
+#include "executor/tuptable.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
+#include "utils/snapmgr.h"
 
 /* columns of velo.query_state */
 enum
@@ -36,6 +40,7 @@ enum
 enum
 {
 	KEY_QUERY = 1,
+	KEY_GENERATION,
 	KEY_HASH,
 	KEY_PIPELINE,
 	KEY_NATTS = KEY_PIPELINE
@@ -187,9 +192,9 @@ read_group(HeapTuple tuple, TupleDesc desc, StoredGroup *group)
 }
 
 List *
-stored_groups_fetch(Oid query, bytea **keys, int nkeys)
+stored_groups_fetch(Oid query, bytea **keys, int nkeys, bool take)
 {
-	Relation rel = rows_open("query_group", AccessShareLock);
+	Relation rel = rows_open("query_group", take ? RowExclusiveLock : AccessShareLock);
 	List *groups = NIL;
 
 	for (int i = 0; i < nkeys; i++)
@@ -204,46 +209,59 @@ stored_groups_fetch(Oid query, bytea **keys, int nkeys)
 
 			read_group(tuple, RelationGetDescr(rel), group);
 			groups = lappend(groups, group);
+			if (take)
+				CatalogTupleDelete(rel, &tuple->t_self);
 		}
 		systable_endscan(scan);
 		CHECK_FOR_INTERRUPTS();
 	}
-	table_close(rel, AccessShareLock);
+	table_close(rel, take ? NoLock : AccessShareLock);
+	if (take)
+		CommandCounterIncrement();
 	return groups;
 }
 
+static HeapTuple
+form_group(Relation rel, Oid query, const StoredGroup *group)
+{
+	Datum values[GROUP_NATTS + 1];
+	bool nulls[GROUP_NATTS + 1] = {0};
+
+	values[GROUP_QUERY] = ObjectIdGetDatum(query);
+	values[GROUP_KEY] = PointerGetDatum(group->key);
+	values[GROUP_STATE] = PointerGetDatum(group->state);
+	return heap_form_tuple(RelationGetDescr(rel), values + 1, nulls + 1);
+}
+
+/* Bring what is stored under a key up to date. */
+static void
+save_group(Relation rel, CatalogIndexState indexes, Oid query, const StoredGroup *group)
+{
+	ScanKeyData keys[2];
+	SysScanDesc scan = scan_group(rel, keys, query, group->key);
+	HeapTuple old = systable_getnext(scan);
+
+	if (HeapTupleIsValid(old) && group->state == NULL)
+		CatalogTupleDelete(rel, &old->t_self);
+	else if (HeapTupleIsValid(old))
+		CatalogTupleUpdateWithInfo(rel, &old->t_self, form_group(rel, query, group), indexes);
+	else if (group->state != NULL)
+		CatalogTupleInsertWithInfo(rel, form_group(rel, query, group), indexes);
+	systable_endscan(scan);
+}
+
 void
-stored_groups_save(Oid query, const StoredGroup *groups, int ngroups)
+stored_groups_save(Oid query, const StoredGroup *groups, int ngroups, bool absent)
 {
 	Relation rel = rows_open("query_group", RowExclusiveLock);
 	CatalogIndexState indexes = CatalogOpenIndexes(rel);
 
 	for (int i = 0; i < ngroups; i++)
 	{
-		ScanKeyData keys[2];
-		SysScanDesc scan = scan_group(rel, keys, query, groups[i].key);
-		HeapTuple old = systable_getnext(scan);
-		HeapTuple new = NULL;
-
-		if (groups[i].state != NULL)
-		{
-			Datum values[GROUP_NATTS + 1];
-			bool nulls[GROUP_NATTS + 1] = {0};
-
-			values[GROUP_QUERY] = ObjectIdGetDatum(query);
-			values[GROUP_KEY] = PointerGetDatum(groups[i].key);
-			values[GROUP_STATE] = PointerGetDatum(groups[i].state);
-			new = heap_form_tuple(RelationGetDescr(rel), values + 1, nulls + 1);
-		}
-		if (HeapTupleIsValid(old) && new != NULL)
-			CatalogTupleUpdateWithInfo(rel, &old->t_self, new, indexes);
-		else if (new != NULL)
-			CatalogTupleInsertWithInfo(rel, new, indexes);
-		else if (HeapTupleIsValid(old))
-			CatalogTupleDelete(rel, &old->t_self);
-		if (new != NULL)
-			heap_freetuple(new);
-		systable_endscan(scan);
+		if (absent)
+			CatalogTupleInsertWithInfo(rel, form_group(rel, query, &groups[i]), indexes);
+		else
+			save_group(rel, indexes, query, &groups[i]);
 		CHECK_FOR_INTERRUPTS();
 	}
 	CatalogCloseIndexes(indexes);
@@ -313,63 +331,95 @@ stored_groups_delete_range(Oid query, bytea *from, bytea *to)
 
 /* ------------------------------------------------------------------ stream keys */
 
-/* The pipeline that has met a value with this hash; -1: none. */
+/* The pipeline that has made a claim, by what is committed or its own; -1: none. */
 static int
-find_claim(Relation rel, Oid query, uint64 hash)
+find_claimant(IndexScanDesc scan, TupleTableSlot *slot, Oid query, const StreamKeyClaim *claim)
 {
-	ScanKeyData keys[2];
-	SysScanDesc scan;
-	HeapTuple tuple;
+	ScanKeyData keys[3];
 	int pipeline = -1;
 
-	rows_key_oid(&keys[0], KEY_QUERY, query);
-	ScanKeyInit(&keys[1], KEY_HASH, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum((int64) hash));
-	scan = rows_scan(rel, keys, 2);
-	tuple = systable_getnext(scan);
-	if (HeapTupleIsValid(tuple))
+	/* of the index's columns */
+	rows_key_oid(&keys[0], 1, query);
+	ScanKeyInit(&keys[1], 2, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(claim->generation));
+	ScanKeyInit(&keys[2], 3, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum((int64) claim->hash));
+	index_rescan(scan, keys, lengthof(keys), NULL, 0);
+	if (index_getnext_slot(scan, ForwardScanDirection, slot))
 	{
 		bool isnull;
 
-		pipeline = DatumGetInt32(heap_getattr(tuple, KEY_PIPELINE, RelationGetDescr(rel), &isnull));
+		pipeline = DatumGetInt32(slot_getattr(slot, KEY_PIPELINE, &isnull));
+		ExecClearTuple(slot);
 	}
-	systable_endscan(scan);
 	return pipeline;
 }
 
-bool
-stream_keys_claim(Oid query, int pipeline, const uint64 *hashes, int nhashes)
+static void
+insert_claim(Relation rel, CatalogIndexState indexes, Oid query, int pipeline,
+			 const StreamKeyClaim *claim)
+{
+	Datum values[KEY_NATTS + 1];
+	bool nulls[KEY_NATTS + 1] = {0};
+	HeapTuple tuple;
+
+	values[KEY_QUERY] = ObjectIdGetDatum(query);
+	values[KEY_GENERATION] = Int64GetDatum(claim->generation);
+	values[KEY_HASH] = Int64GetDatum((int64) claim->hash);
+	values[KEY_PIPELINE] = Int32GetDatum(pipeline);
+	tuple = heap_form_tuple(RelationGetDescr(rel), values + 1, nulls + 1);
+	CatalogTupleInsertWithInfo(rel, tuple, indexes);
+	heap_freetuple(tuple);
+}
+
+void
+stream_keys_claim(Oid query, int pipeline, const StreamKeyClaim *claims, int nclaims)
 {
 	Relation rel = rows_open("query_key", RowExclusiveLock);
-	CatalogIndexState indexes;
-	bool *known = palloc(sizeof(bool) * nhashes);
-	bool mine = true;
+	Relation index = index_open(RelationGetPrimaryKeyIndex(rel), RowExclusiveLock);
+	CatalogIndexState indexes = CatalogOpenIndexes(rel);
+	Snapshot snapshot = RegisterSnapshot(GetLatestSnapshot());
+	TupleTableSlot *slot = table_slot_create(rel, NULL);
+	IndexScanDesc scan = index_beginscan(rel, index, snapshot, 3, 0);
 
-	for (int i = 0; i < nhashes && mine; i++)
+	for (int i = 0; i < nclaims; i++)
 	{
-		int claimant = find_claim(rel, query, hashes[i]);
+		int claimant = find_claimant(scan, slot, query, &claims[i]);
 
-		known[i] = claimant >= 0;
-		mine = claimant < 0 || claimant == pipeline;
+		if (claimant < 0)
+			insert_claim(rel, indexes, query, pipeline, &claims[i]);
+		else if (claimant != pipeline)
+			ereport(ERROR,
+					(errcode(ERRCODE_UNIQUE_VIOLATION),
+					 errmsg("key of the stream is not true: pipelines %d and %d have met the "
+							"same value",
+							claimant, pipeline)));
+		CHECK_FOR_INTERRUPTS();
 	}
-	indexes = CatalogOpenIndexes(rel);
-	for (int i = 0; i < nhashes && mine; i++)
-	{
-		Datum values[KEY_NATTS + 1];
-		bool nulls[KEY_NATTS + 1] = {0};
-		HeapTuple tuple;
-
-		if (known[i])
-			continue;
-		values[KEY_QUERY] = ObjectIdGetDatum(query);
-		values[KEY_HASH] = Int64GetDatum((int64) hashes[i]);
-		values[KEY_PIPELINE] = Int32GetDatum(pipeline);
-		tuple = heap_form_tuple(RelationGetDescr(rel), values + 1, nulls + 1);
-		CatalogTupleInsertWithInfo(rel, tuple, indexes);
-		heap_freetuple(tuple);
-	}
+	index_endscan(scan);
+	ExecDropSingleTupleTableSlot(slot);
+	UnregisterSnapshot(snapshot);
 	CatalogCloseIndexes(indexes);
+	index_close(index, NoLock);
 	table_close(rel, NoLock);
-	pfree(known);
 	CommandCounterIncrement();
-	return mine;
+}
+
+void
+stream_keys_delete(Oid query, int64 first)
+{
+	Relation rel = rows_open("query_key", RowExclusiveLock);
+	ScanKeyData keys[2];
+	SysScanDesc scan;
+	HeapTuple tuple;
+
+	rows_key_oid(&keys[0], KEY_QUERY, query);
+	ScanKeyInit(&keys[1], KEY_GENERATION, BTLessStrategyNumber, F_INT8LT, Int64GetDatum(first));
+	scan = rows_scan(rel, keys, 2);
+	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
+	{
+		CatalogTupleDelete(rel, &tuple->t_self);
+		CHECK_FOR_INTERRUPTS();
+	}
+	systable_endscan(scan);
+	table_close(rel, NoLock);
+	CommandCounterIncrement();
 }

@@ -9,6 +9,7 @@
 #include "access/xact.h"
 #include "catalog/velo_catalog.h"
 #include "commands/sequence.h"
+#include "common/hashfn.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
@@ -33,7 +34,8 @@ enum
 	LETTER_DETAIL,
 	LETTER_CORRELATION_ID,
 	LETTER_AT,
-	LETTER_NATTS = LETTER_AT
+	LETTER_GROUP_HASH,
+	LETTER_NATTS = LETTER_GROUP_HASH
 };
 
 #define LETTER_INDEX "dead_letter_query_idx"
@@ -56,6 +58,12 @@ set_bytes(const char *data, Size len, Datum *value, bool *isnull)
 		memcpy(VARDATA(bytes), data, len);
 		*value = PointerGetDatum(bytes);
 	}
+}
+
+static int64
+hash_group(const char *detail)
+{
+	return (int64) hash_bytes_extended((const unsigned char *) detail, strlen(detail), 0);
 }
 
 static void
@@ -118,6 +126,9 @@ dead_letter_add(const QueryInfo *query, const DeadLetter *letters, int nletters)
 		set_text(letter->detail, &values[LETTER_DETAIL], &nulls[LETTER_DETAIL]);
 		values[LETTER_CORRELATION_ID] = CStringGetTextDatum(correlation_id);
 		values[LETTER_AT] = TimestampTzGetDatum(now);
+		values[LETTER_GROUP_HASH] =
+			of_record ? (Datum) 0 : Int64GetDatum(hash_group(letter->detail));
+		nulls[LETTER_GROUP_HASH] = of_record;
 		CatalogTupleInsertWithInfo(
 			rel, heap_form_tuple(RelationGetDescr(rel), values + 1, nulls + 1), indexes);
 		MemoryContextSwitchTo(old_context);
@@ -139,8 +150,8 @@ dead_letter_remove_group(Oid query, const char *detail)
 	HeapTuple tuple;
 
 	rows_key_oid(&keys[0], LETTER_QUERY, query);
-	ScanKeyEntryInitialize(&keys[1], SK_ISNULL | SK_SEARCHNULL, LETTER_STREAM, InvalidStrategy,
-						   InvalidOid, InvalidOid, InvalidOid, (Datum) 0);
+	ScanKeyInit(&keys[1], LETTER_GROUP_HASH, BTEqualStrategyNumber, F_INT8EQ,
+				Int64GetDatum(hash_group(detail)));
 	scan = rows_scan_index(rel, LETTER_INDEX, keys, 2);
 	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
 	{

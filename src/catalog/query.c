@@ -877,6 +877,21 @@ query_closed(Oid id)
 	return closed;
 }
 
+TimestampTz
+query_closed_by_all(Oid id, int npipelines)
+{
+	TimestampTz closed = DT_NOEND;
+
+	for (int i = 0; i < npipelines; i++)
+	{
+		PipelineCounters counters = {.closed = DT_NOBEGIN};
+
+		(void) query_read_counters(id, i, &counters);
+		closed = Min(closed, counters.closed);
+	}
+	return closed;
+}
+
 /* ------------------------------------------------------------------ errors */
 
 void

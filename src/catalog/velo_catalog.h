@@ -225,6 +225,8 @@ extern TimestampTz partitions_watermark(List *partitions);
 
 /* The greatest "closed" of the query's pipelines; DT_NOBEGIN if none has closed a window. */
 extern TimestampTz query_closed(Oid id);
+/* The least "closed" of the pipelines 0 to npipelines - 1; DT_NOBEGIN if one of them has closed no window. */
+extern TimestampTz query_closed_by_all(Oid id, int npipelines);
 
 /* Whatever is not active makes all its pipelines end. */
 extern void query_set_state(Oid id, QueryState state);
@@ -296,9 +298,10 @@ typedef struct StoredGroup
 	bytea *state; /* NULL on save: delete */
 } StoredGroup;
 
-/* States of those of the keys that are stored, in no particular order. */
-extern List *stored_groups_fetch(Oid query, bytea **keys, int nkeys); /* of StoredGroup */
-extern void stored_groups_save(Oid query, const StoredGroup *groups, int ngroups);
+/* List of StoredGroup: those of the keys that are stored, in no particular order.  "take": they are deleted. */
+extern List *stored_groups_fetch(Oid query, bytea **keys, int nkeys, bool take);
+/* "absent": none of them is stored, and none is to be deleted.  The current memory context takes garbage. */
+extern void stored_groups_save(Oid query, const StoredGroup *groups, int ngroups, bool absent);
 /* Calls "reader" for all groups with key in [from, to) in key order; a NULL bound is open */
 typedef void (*StoredGroupReader)(const StoredGroup *group, void *arg);
 extern void stored_groups_scan(Oid query, bytea *from, bytea *to, StoredGroupReader reader,
@@ -307,12 +310,21 @@ extern void stored_groups_delete_range(Oid query, bytea *from, bytea *to);
 
 /* ------------------------------------------------------------------ stream keys */
 
+/* A value of the stream's key, by its hash, that one pipeline has for the windows of a generation of event time. */
+typedef struct StreamKeyClaim
+{
+	int64 generation;
+	uint64 hash;
+} StreamKeyClaim;
+
 /*
- * An exclusive query trusts the stream's key: no two pipelines meet the same value.  Note that "pipeline" has met values
- * with these hashes.  Returns false if another pipeline has met one of them, and then notes nothing.  To be called in
- * turn: nobody else may be noting values of this query at the same time.
+ * An exclusive query trusts the stream's key: no two pipelines meet the same value.  Note that "pipeline" has met these,
+ * in ascending order and each once.  ereport(ERROR) with ERRCODE_UNIQUE_VIOLATION if another pipeline has met one of them;
+ * waits for its transaction to end if that is running, which may end in a deadlock.
  */
-extern bool stream_keys_claim(Oid query, int pipeline, const uint64 *hashes, int nhashes);
+extern void stream_keys_claim(Oid query, int pipeline, const StreamKeyClaim *claims, int nclaims);
+/* Forget the claims of generations before "first". */
+extern void stream_keys_delete(Oid query, int64 first);
 
 /* ------------------------------------------------------------------ dead letters */
 

@@ -84,32 +84,6 @@ is_too_long(const GroupedPlan *plan, const InputRows *rows, int row, Size *size)
 	return *size > MAX_INDEX_ENTRY;
 }
 
-/* Forget the rows of records that are no good any more. */
-static void
-keep_good_rows(Pipeline *pipeline)
-{
-	InputRows *rows = pipeline->rows;
-	int n = 0;
-
-	for (int i = 0; i < rows->nrows; i++)
-	{
-		if (pipeline->streams[rows->stream[i]].batch->status[rows->record[i]] != RECORD_OK)
-			continue;
-		for (int a = 0; a < rows->natts; a++)
-		{
-			rows->values[a][n] = rows->values[a][i];
-			rows->nulls[a][n] = rows->nulls[a][i];
-		}
-		rows->record[n] = rows->record[i];
-		rows->stream[n] = rows->stream[i];
-		rows->time[n] = rows->time[i];
-		rows->watermark[n] = rows->watermark[i];
-		rows->late[n] = rows->late[i];
-		n++;
-	}
-	rows->nrows = n;
-}
-
 /* What is wrong with the group of a row; false if nothing is. */
 static bool
 group_is_bad(const GroupedPlan *plan, const InputRows *rows, int row, ErrorData *error)

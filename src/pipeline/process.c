@@ -4,8 +4,7 @@
  *
  * Decoding and evaluating touch no state.  Each runs under one subtransaction for the whole batch; when a record
  * throws, the subtransaction is rolled back, the record becomes a failure and the others go on, so that the price of a
- * bad record is one subtransaction, and that of none is one per batch.  Applying comes after: see worker.c for what
- * happens when it throws all the same.
+ * bad record is one subtransaction, and that of none is one per batch.  Applying comes after.
  */
 #include "pipeline/worker.h"
 
@@ -13,6 +12,12 @@
 #include "utils/memutils.h"
 #include "utils/resowner.h"
 #include "utils/timestamp.h"
+
+/*
+ * After a record has thrown in apply, how many are applied so that each can be taken back.  Loading the groups anew is dear
+ * (a second or two for a million of them); a million records take about ten times as long then.
+ */
+#define CAREFUL_RECORDS 1000000
 
 /* A copy of "error" as a failure of a record of the current batch. */
 void
@@ -234,6 +239,35 @@ evaluate(Pipeline *pipeline, BatchSet *set)
 
 /* ---------------------------------------------------------------- failures */
 
+/* Forget the rows of records that are no good any more, or were cut off. */
+void
+keep_good_rows(Pipeline *pipeline)
+{
+	InputRows *rows = pipeline->rows;
+	int n = 0;
+
+	for (int i = 0; i < rows->nrows; i++)
+	{
+		const RecordBatch *batch = pipeline->streams[rows->stream[i]].batch;
+
+		if (rows->record[i] >= batch->nrecords || batch->status[rows->record[i]] != RECORD_OK)
+			continue;
+		for (int a = 0; a < rows->natts; a++)
+		{
+			rows->values[a][n] = rows->values[a][i];
+			rows->nulls[a][n] = rows->nulls[a][i];
+		}
+		rows->record[n] = rows->record[i];
+		rows->stream[n] = rows->stream[i];
+		rows->time[n] = rows->time[i];
+		rows->watermark[n] = rows->watermark[i];
+		rows->late[n] = rows->late[i];
+		rows->created[n] = rows->created[i];
+		n++;
+	}
+	rows->nrows = n;
+}
+
 static void
 fill_dead_letter(Pipeline *pipeline, DeadLetter *letter, const Failure *failure)
 {
@@ -416,7 +450,7 @@ settle_late(Pipeline *pipeline)
 	}
 }
 
-/* ---------------------------------------------------------------- the batch */
+/* ---------------------------------------------------------------- offsets */
 
 /* Count the batch's records and move the offsets behind them. */
 static void
@@ -439,30 +473,9 @@ settle_offsets(Pipeline *pipeline)
 		records += batch->nrecords;
 	}
 	pipeline->counters.records_in += records;
+	pipeline->careful = Max(0, pipeline->careful - records);
 	pipeline->counters.batches++;
 	record_stage(METRIC_BATCH_RECORDS, records);
-}
-
-/* Records that are known to fail in apply do so without being tried again. */
-static void
-set_poisons_aside(Pipeline *pipeline)
-{
-	ListCell *lc;
-
-	foreach (lc, pipeline->poisons)
-	{
-		const Poison *poison = lfirst(lc);
-		RecordBatch *batch = pipeline->streams[poison->stream].batch;
-
-		for (int i = 0; i < batch->nrecords; i++)
-		{
-			if (batch->records[i].partition != poison->partition ||
-				batch->records[i].offset != poison->offset)
-				continue;
-			fail_record(pipeline, "apply", poison->stream, i, poison->error);
-			batch->status[i] = RECORD_BAD;
-		}
-	}
 }
 
 static void
@@ -480,6 +493,84 @@ evaluate_all(Pipeline *pipeline)
 	fail_bad_groups(pipeline);
 }
 
+/* ---------------------------------------------------------------- apply */
+
+void
+be_careful(Pipeline *pipeline)
+{
+	pipeline->careful =
+		CAREFUL_RECORDS + pipeline->counters.records_in - pipeline->committed_counters.records_in;
+}
+
+static void
+apply_step(Pipeline *pipeline, void *arg)
+{
+	group_table_apply(groups_to_apply(pipeline), pipeline->rows, *(int *) arg, pipeline->closed,
+					  true);
+}
+
+/* Apply the rows, those of records that throw excepted.  Returns false if there are such. */
+static bool
+apply_carefully(Pipeline *pipeline, GroupTable *groups)
+{
+	InputRows *rows = pipeline->rows;
+	bool all_good = true;
+	int from = 0;
+
+	while (from < rows->nrows)
+	{
+		ErrorData *error = try_step(pipeline, apply_step, &from);
+		int stream;
+		int record;
+
+		if (error == NULL)
+			break;
+		/* not of a row after all */
+		if (rows->applied < 0)
+			ReThrowError(error);
+		stream = rows->stream[rows->applied];
+		record = rows->record[rows->applied];
+		from = group_table_undo(groups, rows);
+		fail_record(pipeline, "apply", stream, record, error);
+		pipeline->streams[stream].batch->status[record] = RECORD_BAD;
+		all_good = false;
+		if (pipeline->query->on_error == ON_ERROR_FAIL)
+			while (from < rows->nrows && rows->stream[from] == stream)
+				from++;
+	}
+	return all_good;
+}
+
+/*
+ * The evaluated rows into the groups.  That can hardly fail, so at first nothing is prepared for it: what throws here, or
+ * when partial groups are folded, aborts the transaction, and all of its records are read again (see worker.c).  But then,
+ * and for as long as it takes to make that worth its price, records are applied so that each can be taken back; those of
+ * a merged query to the shared groups, for what a record does to partial ones says nothing yet.
+ */
+static void
+apply(Pipeline *pipeline, GroupTable *groups)
+{
+	InputRows *rows = pipeline->rows;
+
+	if (pipeline->careful == 0)
+	{
+		group_table_prepare(groups, rows, pipeline->closed);
+		group_table_apply(groups, rows, 0, pipeline->closed, false);
+		return;
+	}
+	input_rows_sort(rows);
+	group_table_prepare(groups, rows, pipeline->closed);
+	if (apply_carefully(pipeline, groups))
+		return;
+	be_careful(pipeline);
+	/* what was applied of the stream that failed precedes the record */
+	if (pipeline->query->on_error == ON_ERROR_FAIL && cut_at_failures(pipeline))
+		advance_watermarks(pipeline);
+	keep_good_rows(pipeline);
+}
+
+/* ---------------------------------------------------------------- the batch */
+
 /*
  * Process what the streams' batches hold, within the running transaction.  Afterwards the groups (or, ungrouped, the
  * sink) have it, the partitions' pending offsets and watermarks are behind it, and bad and late records are settled.
@@ -487,7 +578,6 @@ evaluate_all(Pipeline *pipeline)
 void
 process_round(Pipeline *pipeline)
 {
-	InputRows *rows = pipeline->rows;
 	GroupTable *groups = groups_to_apply(pipeline);
 	bool fail = pipeline->query->on_error == ON_ERROR_FAIL;
 	TimestampTz start = GetCurrentTimestamp();
@@ -507,7 +597,6 @@ process_round(Pipeline *pipeline)
 	if (fail)
 		(void) cut_at_failures(pipeline);
 	advance_watermarks(pipeline);
-	set_poisons_aside(pipeline);
 	decoded = GetCurrentTimestamp();
 	evaluate_all(pipeline);
 	if (fail && cut_at_failures(pipeline))
@@ -517,18 +606,16 @@ process_round(Pipeline *pipeline)
 		evaluate_all(pipeline);
 	}
 
-	if (pipeline->stream_keys != NULL && !stream_keys_check(pipeline))
-	{
-		pipeline->key_is_untrue = true;
-		return;
-	}
-
 	if (groups == pipeline->groups)
 		enter_shared_groups(pipeline);
 	pipeline->stage = STAGE_APPLY;
 	if (groups != NULL)
 	{
-		group_table_apply(groups, rows, pipeline->closed);
+		apply(pipeline, groups);
+		pipeline->stage = STAGE_CLAIM;
+		if (pipeline->stream_keys != NULL)
+			stream_keys_check(pipeline);
+		pipeline->stage = STAGE_NONE;
 		if (pipeline->query->windowed)
 			settle_late(pipeline);
 		evaluated = GetCurrentTimestamp();

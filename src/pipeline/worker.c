@@ -10,8 +10,8 @@
  * thrown away and taken from the catalog again: groups are loaded from the last checkpoint, sources go back to the
  * committed offsets.  So nothing is ever left half changed, and no undo log is needed.
  *
- * Applying can hardly fail, for everything was evaluated before; where it does (overflow of a sum), the batch is
- * replayed without the record, which becomes a dead letter.
+ * Applying can hardly fail, for everything was evaluated before; where it does (overflow of a sum), the transaction is
+ * replayed with the means to take single records back, so that the one that fails can become a dead letter.
  */
 #include "pipeline/worker.h"
 
@@ -771,7 +771,10 @@ finish_if_stopped(Pipeline *pipeline)
 		last = !siblings_have_groups(pipeline);
 	}
 	if (last)
+	{
 		query_set_state(pipeline->id, QUERY_FINISHED);
+		stream_keys_delete(pipeline->id, PG_INT64_MAX);
+	}
 	return true;
 }
 
@@ -793,6 +796,7 @@ become_merged(Pipeline *pipeline)
 					  errdetail("Two pipelines have met the same value of key of stream \"%s\".",
 								pipeline->streams[0].info->name)));
 		query_set_merged(pipeline->id);
+		stream_keys_delete(pipeline->id, PG_INT64_MAX);
 		pipeline_notify_at_commit();
 	}
 	PopActiveSnapshot();
@@ -902,12 +906,6 @@ transaction(Pipeline *pipeline)
 	{
 		processed += records;
 		process_round(pipeline);
-		if (pipeline->key_is_untrue)
-		{
-			AbortOutOfAnyTransaction();
-			become_merged(pipeline);
-			return TRANSACTION_OVER;
-		}
 		release_batches(pipeline);
 		if (pipeline->failed != NULL || GetCurrentTimestamp() >= until)
 			break;
@@ -949,6 +947,8 @@ transaction(Pipeline *pipeline)
 	save_partitions(pipeline);
 	pipeline->counters.closed = pipeline->closed;
 	query_save_counters(pipeline->id, pipeline->number, &pipeline->counters);
+	if (pipeline->stream_keys != NULL)
+		stream_keys_forget(pipeline);
 	if (pipeline->failed != NULL)
 	{
 		query_set_state(pipeline->id, QUERY_FAILED);
@@ -967,7 +967,6 @@ transaction(Pipeline *pipeline)
 	record_stage(METRIC_COMMIT, GetCurrentTimestamp() - stage_start);
 	MemoryContextSwitchTo(pipeline->context);
 	pipeline->stage = STAGE_NONE;
-	pipeline->unfolded_records = Max(0, pipeline->unfolded_records - processed);
 	return TRANSACTION_COMMITTED;
 }
 
@@ -1033,8 +1032,6 @@ restore_committed(Pipeline *pipeline)
 	pipeline->closed = pipeline->committed_counters.closed;
 	pipeline->failed = NULL;
 	pipeline->stage = STAGE_NONE;
-	if (pipeline->stream_keys != NULL)
-		stream_keys_forget(pipeline->stream_keys);
 	for (int s = 0; s < pipeline->nstreams; s++)
 	{
 		PipelineStream *stream = &pipeline->streams[s];
@@ -1059,50 +1056,41 @@ restore_committed(Pipeline *pipeline)
 	MemoryContextSwitchTo(pipeline->context);
 }
 
-/* Remember the record that apply threw at: it fails without being tried again. */
-static void
-remember_poison(Pipeline *pipeline, ErrorData *error)
+/* What kind of error, if any, this run can deal with by itself? */
+typedef enum Remedy
 {
-	InputRows *rows = pipeline->rows;
-	Poison *poison = palloc_object(Poison);
-	const Record *record;
+	REMEDY_NONE,
+	REMEDY_FAIL,  /* the query ends: on_error => 'fail' */
+	REMEDY_MERGE, /* the stream's key is not true */
+	REMEDY_REPLAY /* applying or folding failed because of a record */
+} Remedy;
 
-	poison->error = error;
-	poison->stream = rows->stream[rows->applied];
-	record = &pipeline->streams[poison->stream].batch->records[rows->record[rows->applied]];
-	poison->partition = record->partition;
-	poison->offset = record->offset;
-	pipeline->poisons = lappend(pipeline->poisons, poison);
-}
-
-/* Forget those that are settled. */
-static void
-forget_poisons(Pipeline *pipeline)
+static Remedy
+find_remedy(const Pipeline *pipeline, int sqlerrcode)
 {
-	ListCell *lc;
-
-	foreach (lc, pipeline->poisons)
-	{
-		Poison *poison = lfirst(lc);
-		PipelineStream *stream = &pipeline->streams[poison->stream];
-
-		if (stream->partitions[poison->partition].next_offset <= poison->offset)
-			continue;
-		FreeErrorData(poison->error);
-		pfree(poison);
-		pipeline->poisons = foreach_delete_current(pipeline->poisons, lc);
-	}
+	if (pipeline->group_failed)
+		return REMEDY_FAIL;
+	/* two pipelines that claim the same values may also meet them in different orders */
+	if (pipeline->stage == STAGE_CLAIM &&
+		(sqlerrcode == ERRCODE_UNIQUE_VIOLATION || sqlerrcode == ERRCODE_T_R_DEADLOCK_DETECTED))
+		return REMEDY_MERGE;
+	if (((pipeline->stage == STAGE_APPLY && pipeline->rows->applied >= 0) ||
+		 pipeline->stage == STAGE_FOLD) &&
+		pipeline->careful == 0 && error_is_of_record(sqlerrcode))
+		return REMEDY_REPLAY;
+	return REMEDY_NONE;
 }
 
 /*
- * Run one transaction.  If applying failed because of a record, prepare to replay it without that; if folding did, to
- * find out which it is; whatever else is thrown ends the worker, and the scheduler starts another after a while.  Returns false if this run is over.
+ * Run one transaction.  An error that has no remedy ends the worker, and the scheduler starts another after a while.
+ * Returns false if this run is over.
  */
 static bool
 run_transaction(Pipeline *pipeline)
 {
 	ErrorData *volatile error = NULL;
 	volatile TransactionEnd end = TRANSACTION_OVER;
+	volatile Remedy remedy = REMEDY_NONE;
 
 	PG_TRY();
 	{
@@ -1110,11 +1098,8 @@ run_transaction(Pipeline *pipeline)
 	}
 	PG_CATCH();
 	{
-		bool of_record = ((pipeline->stage == STAGE_APPLY && pipeline->rows->applied >= 0) ||
-						  pipeline->stage == STAGE_FOLD) &&
-						 error_is_of_record(geterrcode());
-
-		if (!pipeline->group_failed && !of_record)
+		remedy = find_remedy(pipeline, geterrcode());
+		if (remedy == REMEDY_NONE)
 			PG_RE_THROW();
 		MemoryContextSwitchTo(pipeline->context);
 		error = CopyErrorData();
@@ -1125,10 +1110,7 @@ run_transaction(Pipeline *pipeline)
 	if (error == NULL)
 	{
 		if (end == TRANSACTION_COMMITTED)
-		{
 			committed(pipeline);
-			forget_poisons(pipeline);
-		}
 		else if (end == TRANSACTION_OUTDATED)
 		{
 			/* what the others have committed by now */
@@ -1139,21 +1121,22 @@ run_transaction(Pipeline *pipeline)
 	}
 	AbortOutOfAnyTransaction();
 	MemoryContextSwitchTo(pipeline->context);
-	if (pipeline->group_failed)
+	switch ((Remedy) remedy)
 	{
-		fail_query(pipeline, error);
-		return false;
+		case REMEDY_FAIL:
+			fail_query(pipeline, error);
+			return false;
+		case REMEDY_MERGE:
+			become_merged(pipeline);
+			return false;
+		case REMEDY_REPLAY:
+			be_careful(pipeline);
+			restore_committed(pipeline);
+			break;
+		case REMEDY_NONE:
+			break;
 	}
-	if (pipeline->stage == STAGE_FOLD)
-	{
-		/* which record it was shows when they are applied one by one */
-		pipeline->unfolded_records =
-			pipeline->counters.records_in - pipeline->committed_counters.records_in;
-		FreeErrorData(error);
-	}
-	else
-		remember_poison(pipeline, error);
-	restore_committed(pipeline);
+	FreeErrorData(error);
 	return true;
 }
 

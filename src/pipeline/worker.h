@@ -47,21 +47,16 @@ typedef struct Failure
 	char *detail;
 } Failure;
 
-/* A record that is known to fail in apply: it is set aside without being tried again. */
-typedef struct Poison
-{
-	int stream;
-	int partition; /* index of the stream's */
-	int64 offset;
-	ErrorData *error;
-} Poison;
-
-/* Where in a transaction an error was thrown: what fails to apply is replayed without its record, what fails to fold by applying it. */
+/*
+ * Where in a transaction an error was thrown: what fails to apply or to fold is replayed with more care, and a failing
+ * claim means that the stream's key is not true.
+ */
 typedef enum PipelineStage
 {
 	STAGE_NONE,
 	STAGE_EVALUATE,
 	STAGE_APPLY,
+	STAGE_CLAIM,
 	STAGE_FOLD,
 	STAGE_WRITE,
 	STAGE_COMMIT
@@ -87,8 +82,6 @@ typedef struct Pipeline
 	GroupTable *groups; /* NULL: ungrouped */
 	GroupTable
 		*partial; /* of a merged query: what the running transaction has aggregated; else NULL */
-	int64
-		unfolded_records; /* of a merged query: so many are applied to the shared groups one by one */
 	StreamKeys *stream_keys; /* NULL: nobody else can have a group of this pipeline's */
 	InputRows *rows;
 	BatchSet set;
@@ -110,7 +103,7 @@ typedef struct Pipeline
 	List *failures;    /* of Failure, this batch, in round_context */
 	ErrorData *failed; /* on_error => 'fail': why the query ends after this transaction */
 	bool group_failed; /* on_error => 'fail': the error thrown is that of a group */
-	List *poisons;     /* of Poison; in context */
+	int64 careful;     /* records to apply so that each can be taken back, for some have thrown */
 
 	SourceTrouble trouble; /* as the query's error says it */
 	/* velo.query_error speaks of a run that has achieved nothing, or of trouble that may be over */
@@ -119,9 +112,7 @@ typedef struct Pipeline
 	bool folded; /* of a merged query: this pipeline has shared its share of groups that were not */
 	bool all_shared;       /* of a merged query: no pipeline has groups of its own any more */
 	bool in_shared_groups; /* see enter_shared_groups(); of the running transaction */
-	/* another pipeline has groups of this one: the query becomes a merged one */
-	bool key_is_untrue;
-	bool all_stopped; /* every partition has reached its stop offset */
+	bool all_stopped;      /* every partition has reached its stop offset */
 } Pipeline;
 
 /* worker.c */
@@ -137,8 +128,8 @@ extern void fail_query(Pipeline *pipeline, ErrorData *error);
 static inline GroupTable *
 groups_to_apply(const Pipeline *pipeline)
 {
-	return pipeline->partial != NULL && pipeline->unfolded_records == 0 ? pipeline->partial
-																		: pipeline->groups;
+	return pipeline->partial != NULL && pipeline->careful == 0 ? pipeline->partial
+															   : pipeline->groups;
 }
 
 /* process.c */
@@ -147,6 +138,9 @@ extern void process_round(Pipeline *pipeline);
 extern void fail_record(Pipeline *pipeline, const char *kind, int stream, int record,
 						const ErrorData *error);
 extern bool cut_at_failures(Pipeline *pipeline);
+extern void keep_good_rows(Pipeline *pipeline);
+/* From now on apply is prepared for records that throw; those of the running transaction are to be replayed. */
+extern void be_careful(Pipeline *pipeline);
 
 /* worker.c */
 /* The pipelines of a query take turns, until they commit, at what they share. */
@@ -160,11 +154,13 @@ extern void enter_shared_groups(Pipeline *pipeline);
 
 /* stream_keys.c */
 extern StreamKeys *stream_keys_create(const GroupedPlan *plan);
-/* Note the stream keys of the evaluated rows.  Returns false if another pipeline has met one of them. */
-extern bool stream_keys_check(Pipeline *pipeline);
-
-/* The running transaction was aborted, and with it what was noted in it. */
-extern void stream_keys_forget(StreamKeys *keys);
+/*
+ * Claim the stream keys of the groups that the current batch has made.  ereport(ERROR) if another pipeline has claimed one
+ * of them, in STAGE_CLAIM.
+ */
+extern void stream_keys_check(Pipeline *pipeline);
+/* Forget claims of windows that are closed everywhere. */
+extern void stream_keys_forget(Pipeline *pipeline);
 
 /* bad_groups.c */
 extern void fail_bad_groups(Pipeline *pipeline);

@@ -434,6 +434,13 @@ typedef struct LoadedRows
 	LogPlace place; /* not yet counted */
 } LoadedRows;
 
+/* The latest state of a group, and what it belongs to. */
+typedef struct LoadedState
+{
+	Entry *entry;
+	const char *bytes; /* NULL: none so far */
+} LoadedState;
+
 /*
  * The log is read in order, later records going before earlier ones.  Only names are looked at then: states and rows
  * are pointers into copies of the chunks until it is clear which are the latest.  Meanwhile Entry.touched is an index
@@ -443,7 +450,7 @@ typedef struct Loader
 {
 	GroupTable *table;
 	MemoryContext context;
-	const char **states;
+	LoadedState *states;
 	uint32 nstates;
 	uint32 max_states;
 	LoadedRows *rows;
@@ -475,10 +482,11 @@ load_entry(Loader *loader, StringInfo in, bool make)
 		if (loader->nstates == loader->max_states)
 		{
 			loader->max_states = Max(1024, loader->max_states * 2);
-			loader->states = grow(loader, loader->states, sizeof(char *) * loader->max_states);
+			loader->states = grow(loader, loader->states, sizeof(LoadedState) * loader->max_states);
 		}
 		entry->touched = loader->nstates;
-		loader->states[loader->nstates++] = NULL;
+		loader->states[loader->nstates].entry = entry;
+		loader->states[loader->nstates++].bytes = NULL;
 		window->logged = true;
 	}
 	MemoryContextSwitchTo(old);
@@ -563,7 +571,7 @@ load_chunk(int64 seq, const char *data, Size len, void *arg)
 				bytes = in.data + in.cursor;
 				bytes_read(&in, &size, sizeof(size));
 				bytes_skip(&in, size);
-				loader->states[entry->touched] = bytes;
+				loader->states[entry->touched].bytes = bytes;
 				release_place(table, &entry->place);
 				set_place(table, &entry->place, chunk, in.cursor - start);
 				break;
@@ -591,43 +599,36 @@ load_chunk(int64 seq, const char *data, Size len, void *arg)
 	}
 }
 
+/* In the order in which the groups were found: by hash, each would be somewhere else in memory. */
 static void
 load_states(Loader *loader)
 {
 	GroupTable *table = loader->table;
 	MemoryContext old = MemoryContextSwitchTo(table->temp);
 
-	for (int i = table->nwindows - 1; i >= 0; i--)
+	for (uint32 i = 0; i < loader->nstates; i++)
 	{
-		Window *window = table->windows[i];
+		Entry *entry = loader->states[i].entry;
+		const char *bytes = loader->states[i].bytes;
+		StringInfoData in;
+		uint32 len;
 
-		if (window->ngone == window->nentries)
-		{
-			window_free(table, window);
+		if ((entry->group.flags & ENTRY_GONE) != 0)
 			continue;
-		}
-		for (uint64 slot = 0; slot <= window->mask; slot++)
-		{
-			Entry *entry = window->slots[slot].entry;
-			StringInfoData in;
-			const char *state;
-			uint32 len;
-
-			if (entry == NULL || (entry->group.flags & ENTRY_GONE) != 0)
-				continue;
-			state = loader->states[entry->touched];
-			if (state == NULL)
-				record_damaged();
-			memcpy(&len, state, sizeof(len));
-			in.data = unconstify(char *, state);
-			in.len = in.maxlen = sizeof(len) + len;
-			in.cursor = 0;
-			record_read_state(table, entry, &in);
-			entry->touched = 0;
-			MemoryContextReset(table->temp);
-		}
+		if (bytes == NULL)
+			record_damaged();
+		memcpy(&len, bytes, sizeof(len));
+		in.data = unconstify(char *, bytes);
+		in.len = in.maxlen = sizeof(len) + len;
+		in.cursor = 0;
+		record_read_state(table, entry, &in);
+		entry->touched = 0;
+		MemoryContextReset(table->temp);
 	}
 	MemoryContextSwitchTo(old);
+	for (int i = table->nwindows - 1; i >= 0; i--)
+		if (table->windows[i]->ngone == table->windows[i]->nentries)
+			window_free(table, table->windows[i]);
 }
 
 static int

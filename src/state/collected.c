@@ -273,6 +273,36 @@ group_collected(GroupTable *table, StateGroup *group, CollectedReader reader, vo
 	}
 }
 
+RowMark
+collected_mark(const Entry *entry)
+{
+	RowMark mark = {0};
+
+	if (entry->rows != NULL && entry->rows->tail != NULL)
+	{
+		mark.tail = entry->rows->tail;
+		mark.used = mark.tail->used;
+	}
+	return mark;
+}
+
+/* Forget the rows that a group got since "mark", none of which stands in the log. */
+void
+collected_cut_back(Entry *entry, const RowMark *mark)
+{
+	RowList *list = entry->rows;
+
+	if (mark->tail == NULL)
+	{
+		entry->rows = NULL;
+		return;
+	}
+	mark->tail->used = mark->used;
+	mark->tail->next = NULL;
+	list->tail = mark->tail;
+	list->end = mark->tail->start + mark->used;
+}
+
 /* Where to end a piece of about "target" bytes that begins at "from": after a row, at least one, at most the list. */
 Size
 collected_cut(const RowList *list, Size from, Size to, Size target)

@@ -421,6 +421,7 @@ group_table_create(const GroupingSpec *spec, Oid query, int pipeline, int memory
 	collected_init(table);
 	record_init(table);
 	log_init(table);
+	undo_init(table);
 	table->keys_offset = offsetof(Entry, values) + sizeof(TransValue) * table->ntransitions;
 	table->entry_size = table->keys_offset + (sizeof(Datum) + sizeof(bool)) * spec->nkeys;
 
@@ -472,7 +473,7 @@ probe_row(GroupTable *table, const InputRows *rows, int row)
 }
 
 static void
-enter(GroupTable *table, Window *window, const InputRows *rows, int row)
+enter(GroupTable *table, Window *window, InputRows *rows, int row, bool undoable)
 {
 	uint64 hash = table->hashes[row];
 	Entry *entry = entry_find(table, window, hash, table->probe, table->probe_nulls);
@@ -480,8 +481,13 @@ enter(GroupTable *table, Window *window, const InputRows *rows, int row)
 	if (entry == NULL)
 	{
 		entry = entry_create(table, window, hash, table->probe, table->probe_nulls);
+		rows->created[row] = true;
+		if (undoable)
+			undo_note_made(table, entry);
 		aggregates_begin(table, entry);
 	}
+	else if (undoable)
+		undo_note_change(table, entry);
 	entry->touched = table->checkpoint;
 	entry_changed(entry);
 	entry_unsaved(entry);
@@ -492,26 +498,32 @@ enter(GroupTable *table, Window *window, const InputRows *rows, int row)
 }
 
 void
-group_table_apply(GroupTable *table, InputRows *rows, TimestampTz closed)
+group_table_prepare(GroupTable *table, InputRows *rows, TimestampTz closed)
 {
-	MemoryContext old;
-
 	rows->applied = -1;
 	keys_hash_rows(table, rows);
 	if (table->shared || table->nstored > 0)
 		stored_fetch(table, rows, closed);
+}
 
-	old = MemoryContextSwitchTo(table->temp);
-	for (int i = 0; i < rows->nrows; i++)
+void
+group_table_apply(GroupTable *table, InputRows *rows, int from, TimestampTz closed, bool undoable)
+{
+	MemoryContext old = MemoryContextSwitchTo(table->temp);
+
+	for (int i = from; i < rows->nrows; i++)
 	{
 		int n;
 
 		rows->applied = i;
+		if (undoable && (i == from || !input_rows_same_record(rows, i - 1, i)))
+			undo_begin_record(table);
 		n = windows_for_row(table, rows, i, closed, &rows->late[i]);
+		rows->created[i] = false;
 		if (n > 0)
 			probe_row(table, rows, i);
 		for (int k = 0; k < n; k++)
-			enter(table, table->entered[k], rows, i);
+			enter(table, table->entered[k], rows, i, undoable);
 		MemoryContextReset(table->temp);
 	}
 	rows->applied = -1;
@@ -665,6 +677,7 @@ group_table_checkpoint(GroupTable *table)
 	else
 	{
 		stored_move_cold(table);
+		undo_reclaim(table);
 		log_checkpoint(table);
 	}
 	stored_save_counts(table);

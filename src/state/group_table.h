@@ -13,6 +13,7 @@
  *	group_record.c	entries as bytes, for the two below
  *	checkpoint.c	the log of chunks that makes a table of one pipeline durable
  *	stored.c		groups outside of memory: cold ones, and all of a merged query
+ *	undo.c			what a record did to entries, to be taken back
  *	fold.c			one table into another: partial groups into shared ones
  */
 #ifndef VELO_GROUP_TABLE_H
@@ -145,6 +146,13 @@ typedef struct RowList
 	bool resave; /* some segment has lost its place to compaction */
 } RowList;
 
+/* Where a group's rows end, for collected_cut_back(). */
+typedef struct RowMark
+{
+	RowBlock *tail; /* NULL: no rows */
+	uint32 used;
+} RowMark;
+
 /* ------------------------------------------------------------------ entries and windows */
 
 #define ENTRY_CHANGED 0x01 /* in the window's list of changed ones */
@@ -200,6 +208,14 @@ struct Window
 	EntryList unsaved;
 };
 
+/* What an entry was before a row of the current record changed it. */
+typedef struct UndoStep
+{
+	Entry *entry;
+	int values; /* where its transition values stand in the table's undo_values; -1: it was made */
+	RowMark rows;
+} UndoStep;
+
 struct GroupTable
 {
 	const GroupingSpec *spec;
@@ -244,6 +260,14 @@ struct GroupTable
 	int max_result;
 	bool takes_changed; /* take_changed() is called at all */
 	Window *closing;    /* whose groups take_closed() returned; NULL: none */
+
+	/* what the current record did */
+	UndoStep *undo_steps;
+	int nundo_steps;
+	int max_undo_steps;
+	StringInfoData undo_values;
+	Size
+		abandoned; /* about how much memory of the windows has nobody's values in it since undoing */
 
 	/* the stored groups */
 	int64 nstored;  /* sum over the windows */
@@ -309,6 +333,8 @@ extern void collected_copy(const Entry *from, Entry *to);
 extern void collected_append(Entry *entry, const char *data, Size len);
 extern Size collected_cut(const RowList *list, Size from, Size to, Size target);
 extern void collected_write(const RowList *list, Size from, Size to, StringInfo out);
+extern RowMark collected_mark(const Entry *entry);
+extern void collected_cut_back(Entry *entry, const RowMark *mark);
 
 /* group_record.c */
 extern void record_init(GroupTable *table);
@@ -321,6 +347,13 @@ extern void record_write_state(GroupTable *table, Entry *entry, StringInfo out);
 extern void record_read_state(GroupTable *table, Entry *entry, StringInfo in);
 extern void bytes_read(StringInfo in, void *to, Size len);
 extern char *bytes_skip(StringInfo in, Size len);
+
+/* undo.c */
+extern void undo_init(GroupTable *table);
+extern void undo_begin_record(GroupTable *table);
+extern void undo_note_made(GroupTable *table, Entry *entry);
+extern void undo_note_change(GroupTable *table, Entry *entry);
+extern void undo_reclaim(GroupTable *table);
 
 /* checkpoint.c */
 extern void log_init(GroupTable *table);

@@ -58,5 +58,64 @@ input_rows_reserve(InputRows *rows, int capacity)
 	rows->time = grow(rows, rows->time, sizeof(TimestampTz), capacity);
 	rows->watermark = grow(rows, rows->watermark, sizeof(TimestampTz), capacity);
 	rows->late = grow(rows, rows->late, sizeof(bool), capacity);
+	rows->created = grow(rows, rows->created, sizeof(bool), capacity);
 	rows->capacity = capacity;
+}
+
+/* ------------------------------------------------------------------ order */
+
+/* By stream and record, and as they were within a record. */
+static int
+compare_rows(const void *a, const void *b, void *arg)
+{
+	const InputRows *rows = arg;
+	int left = *(const int *) a;
+	int right = *(const int *) b;
+
+	if (rows->stream[left] != rows->stream[right])
+		return rows->stream[left] < rows->stream[right] ? -1 : 1;
+	if (rows->record[left] != rows->record[right])
+		return rows->record[left] < rows->record[right] ? -1 : 1;
+	return left < right ? -1 : left > right;
+}
+
+/* Put the items of an array in another order, by way of "scratch". */
+static void
+permute(void *array, Size width, const int *order, int n, char *scratch)
+{
+	for (int i = 0; i < n; i++)
+		memcpy(scratch + i * width, (char *) array + order[i] * width, width);
+	memcpy(array, scratch, n * width);
+}
+
+void
+input_rows_sort(InputRows *rows)
+{
+	int n = rows->nrows;
+	bool sorted = true;
+	int *order;
+	char *scratch;
+
+	/* as they are, unless a join has mixed them */
+	for (int i = 1; i < n && sorted; i++)
+		sorted = rows->stream[i - 1] < rows->stream[i] ||
+				 (rows->stream[i - 1] == rows->stream[i] && rows->record[i - 1] <= rows->record[i]);
+	if (sorted)
+		return;
+	order = MemoryContextAllocHuge(rows->context, sizeof(int) * n);
+	scratch = MemoryContextAllocHuge(rows->context, sizeof(Datum) * n);
+	for (int i = 0; i < n; i++)
+		order[i] = i;
+	qsort_arg(order, n, sizeof(int), compare_rows, rows);
+	for (int a = 0; a < rows->natts; a++)
+	{
+		permute(rows->values[a], sizeof(Datum), order, n, scratch);
+		permute(rows->nulls[a], sizeof(bool), order, n, scratch);
+	}
+	permute(rows->record, sizeof(int), order, n, scratch);
+	permute(rows->stream, sizeof(int), order, n, scratch);
+	permute(rows->time, sizeof(TimestampTz), order, n, scratch);
+	permute(rows->watermark, sizeof(TimestampTz), order, n, scratch);
+	pfree(scratch);
+	pfree(order);
 }

@@ -5,8 +5,9 @@
  * A GroupTable holds the groups of one pipeline: per window a memory context and a hash table of groups in it, so
  * that closing a window is freeing it.  Transition states are as PostgreSQL's own aggregates define them.
  *
- * Nothing here is undone: rows are evaluated before (exec/), so applying them can hardly fail; where it does, the
- * caller aborts the transaction, destroys the table and loads it again from the last checkpoint.
+ * Rows are evaluated before (exec/), so applying them can hardly fail.  Where it does, the caller aborts the
+ * transaction, destroys the table and loads it again from the last checkpoint; and as a topic that has one such record
+ * tends to have more, what a record does is from then on noted, so that it can be taken back.
  */
 #ifndef VELO_STATE_H
 #define VELO_STATE_H
@@ -132,12 +133,21 @@ typedef struct InputRows
 	TimestampTz *time;      /* [capacity] event time; set only for windowed queries */
 	TimestampTz *watermark; /* [capacity] of its partition before the record; DT_NOBEGIN: none */
 	bool *late;             /* [capacity] out: all of its windows were closed */
+	bool *created;          /* [capacity] out: was the first of some group */
 	int applied;            /* out: the row at which group_table_apply() is, or threw; -1: none */
 } InputRows;
 
 extern InputRows *input_rows_create(MemoryContext parent, TupleDesc desc);
 extern void input_rows_reset(InputRows *rows);
 extern void input_rows_reserve(InputRows *rows, int capacity);
+/* Put the rows in the order of their streams and records, so that those of one record stand together. */
+extern void input_rows_sort(InputRows *rows);
+
+static inline bool
+input_rows_same_record(const InputRows *rows, int a, int b)
+{
+	return rows->stream[a] == rows->stream[b] && rows->record[a] == rows->record[b];
+}
 
 /* ------------------------------------------------------------------ the group table */
 
@@ -169,10 +179,20 @@ extern void group_table_destroy(GroupTable *table);
 extern void group_table_load(GroupTable *table);
 
 /*
- * Apply rows in order.  Sets rows->late[].  A row is late when it falls into windows, but into none with end + grace >
- * its watermark, or all of those are closed already by "closed", the query's watermark as last acted on.
+ * Rows into the groups, in two steps.  First get ready for all of them, which reads and writes stored groups; then apply
+ * them in order, which touches nothing but memory (and what transition functions do).
+ *
+ * Apply sets rows->late[] and rows->created[].  A row is late when it falls into windows, but into none with end + grace
+ * > its watermark, or all of those are closed already by "closed", the query's watermark as last acted on.
+ *
+ * When a transition throws, rows->applied is its row.  With "undoable", which costs some time and wants sorted rows,
+ * group_table_undo() can then take back what the rows of its record have done; it returns the first row behind them, from
+ * which applying can go on.  Else the table is good for nothing but group_table_destroy().
  */
-extern void group_table_apply(GroupTable *table, InputRows *rows, TimestampTz closed);
+extern void group_table_prepare(GroupTable *table, InputRows *rows, TimestampTz closed);
+extern void group_table_apply(GroupTable *table, InputRows *rows, int from, TimestampTz closed,
+							  bool undoable);
+extern int group_table_undo(GroupTable *table, InputRows *rows);
 
 /* The one group of a global aggregate (no keys, no window), made if it isn't there. */
 extern StateGroup *group_table_global(GroupTable *table);

@@ -84,6 +84,7 @@ read_key(const bytea *from, TimestampTz *window, uint64 *hash)
 typedef struct Saver
 {
 	GroupTable *table;
+	bool absent; /* nothing of what is saved is stored */
 	StoredGroup groups[SAVE_GROUPS];
 	int ngroups;
 	Size bytes;
@@ -91,13 +92,14 @@ typedef struct Saver
 } Saver;
 
 static Saver *
-saver_begin(GroupTable *table)
+saver_begin(GroupTable *table, bool absent)
 {
 	MemoryContext context =
 		AllocSetContextCreate(table->context, "velo groups to store", ALLOCSET_DEFAULT_SIZES);
 	Saver *saver = MemoryContextAllocZero(table->context, sizeof(Saver));
 
 	saver->table = table;
+	saver->absent = absent;
 	saver->context = context;
 	return saver;
 }
@@ -106,7 +108,12 @@ static void
 saver_flush(Saver *saver)
 {
 	if (saver->ngroups > 0)
-		stored_groups_save(saver->table->query, saver->groups, saver->ngroups);
+	{
+		MemoryContext old = MemoryContextSwitchTo(saver->context);
+
+		stored_groups_save(saver->table->query, saver->groups, saver->ngroups, saver->absent);
+		MemoryContextSwitchTo(old);
+	}
 	saver->ngroups = 0;
 	saver->bytes = 0;
 	MemoryContextReset(saver->context);
@@ -302,7 +309,6 @@ fetch(GroupTable *table, const Wanted *wanted, int nwanted)
 	MemoryContext context =
 		AllocSetContextCreate(table->context, "velo stored groups", ALLOCSET_DEFAULT_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(context);
-	Saver *deletions = table->shared ? NULL : saver_begin(table);
 
 	for (int done = 0; done < nwanted; done += SAVE_GROUPS)
 	{
@@ -312,7 +318,7 @@ fetch(GroupTable *table, const Wanted *wanted, int nwanted)
 
 		for (int i = 0; i < n; i++)
 			keys[i] = bucket_key(table, wanted[done + i].window, wanted[done + i].hash);
-		foreach (cell, stored_groups_fetch(table->query, keys, n))
+		foreach (cell, stored_groups_fetch(table->query, keys, n, !table->shared))
 		{
 			StoredGroup *stored = lfirst(cell);
 			TimestampTz start;
@@ -333,15 +339,11 @@ fetch(GroupTable *table, const Wanted *wanted, int nwanted)
 					if (window->slots[i].hash == hash)
 						entry_unsaved(window->slots[i].entry);
 				count_stored(table, window, -count);
-				MemoryContextSwitchTo(deletions->context);
-				saver_add(deletions, bucket_key(table, start, hash), NULL);
 			}
 			MemoryContextSwitchTo(context);
 		}
 		MemoryContextReset(context);
 	}
-	if (deletions != NULL)
-		saver_end(deletions);
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(context);
 }
@@ -537,7 +539,7 @@ stored_drop_window(GroupTable *table, Window *window)
 	window->slice_bits = 0;
 	slice_bounds(table, window, &from, &to);
 	stored_groups_delete_range(table->query, from, to);
-	stored_groups_save(table->query, &count, 1);
+	stored_groups_save(table->query, &count, 1, false);
 	table->nstored -= window->nstored;
 	window->nstored = 0;
 }
@@ -585,7 +587,7 @@ save_window(Saver *saver, Window *window)
 void
 stored_save_shared(GroupTable *table)
 {
-	Saver *saver = saver_begin(table);
+	Saver *saver = saver_begin(table, false);
 
 	for (int i = 0; i < table->nwindows; i++)
 		if (table->windows[i]->unsaved.head != NULL)
@@ -613,7 +615,7 @@ stored_save_counts(GroupTable *table)
 			continue;
 		window->stored_changed = false;
 		if (saver == NULL)
-			saver = saver_begin(table);
+			saver = saver_begin(table, false);
 		old = MemoryContextSwitchTo(saver->context);
 		initStringInfo(&out);
 		appendStringInfoSpaces(&out, VARHDRSZ);
@@ -724,7 +726,8 @@ stored_move_cold(GroupTable *table)
 		MemoryContextMemAllocated(table->context, true) <= table->move_at)
 		return;
 	age = median_age(table);
-	saver = saver_begin(table);
+	/* private groups are at one place only */
+	saver = saver_begin(table, true);
 	for (int i = 0; i < table->nwindows; i++)
 		if (move_window(saver, table->windows[i], age))
 			window_rebuild(table, table->windows[i]);

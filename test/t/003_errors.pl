@@ -195,6 +195,56 @@ sub good { my ($id, $v, $k) = @_; return sprintf '{"id": %d, "k": "%s", "v": %s}
 	drop('apply_fail');
 }
 
+# one record in a hundred fails in apply, after earlier rows of it, in earlier windows, by earlier aggregates, went well
+{
+	my $large = 9_000_000_000_000_000_000;
+	my @records;
+
+	create_stream('apply_many', 1, event_time => 'ts', watermark => '1 h');
+	for my $id (0 .. 19_999)
+	{
+		my $v = $id % 100 == 99 ? $large : $id % 1000;
+
+		push @records, sprintf '{"id": %d, "k": "%s", "v": %d, "ts": "2026-01-01T00:%02d:%02dZ"}', $id, $id % 7, $v, $id / 600 % 60, $id / 10 % 60;
+	}
+	produce('apply_many', 0, @records);
+	$pg->query(q{CREATE AGGREGATE largest_first(bigint) (sfunc = int8pl, stype = bigint, initcond = 1000000000000000000, combinefunc = int8pl)});
+
+	# two rows a record, and two windows: the second row of a large one fails
+	my $select = q{SELECT %s, count(*) AS n, sum(w::numeric) AS total, avg(w::float8 * i) AS mean, array_agg(id ORDER BY id DESC) AS ids, largest_first(w * (i - 1)) AS s
+		FROM %s CROSS JOIN LATERAL (VALUES (v, 1), (v, 2)) AS twice(w, i)};
+	my $rest = q{(SELECT m.* FROM apply_many AS m WHERE NOT EXISTS (SELECT FROM velo.dead_letters AS d
+		WHERE d.query = '%s' AND d."offset" = m.id)) AS good};
+	my %grouping = (many_plain => '', many_hopping => 'WINDOW HOPPING(4m, 2m)');
+
+	for my $name (sort keys %grouping)
+	{
+		create_query($name, sprintf($select, 'k', 'apply_many') . " $grouping{$name} GROUP BY k" . ($grouping{$name} ? ' EMIT CHANGES' : ''),
+			q{options => '{"batch_size": 500}'});
+		done($name);
+		is(figures($name), 'running|20000|0|200|0|0', "$name: figures");
+		is($pg->query(qq{SELECT count(*), bool_and(kind = 'apply' AND sqlstate = '22003'), bool_and("offset" % 100 = 99)
+			FROM velo.dead_letters WHERE query = '$name'}), '200|t|t', "$name: dead letters");
+	}
+	my $differ = 'SELECT count(*) FROM ((TABLE %s EXCEPT %s) UNION ALL (%2$s EXCEPT TABLE %1$s)) AS d';
+	my $plain = sprintf($select, 'k', sprintf($rest, 'many_plain')) . ' GROUP BY k';
+	my $hopping = sprintf($select, q{lower(w4), upper(w4), k}, sprintf($rest, 'many_hopping'))
+	  . q{ CROSS JOIN LATERAL velo.hop(ts, '4 min', '2 min') AS w4 GROUP BY w4, k};
+
+	is($pg->query(sprintf($differ, 'many_plain', $plain)), 0, 'many_plain: as if the records that fail were not there');
+	is($pg->query(sprintf($differ, 'many_hopping', $hopping)), 0, 'many_hopping: as if the records that fail were not there');
+	drop(sort keys %grouping);
+
+	# nothing behind it in its partition, whatever a join does to the order
+	$pg->query(q{CREATE TABLE seventh (k text, name text); INSERT INTO seventh SELECT i, 'n' || i FROM generate_series(0, 6) AS i});
+	create_query('many_fail', 'SELECT k, count(*) AS n, largest_first(v) AS s FROM apply_many JOIN seventh USING (k) GROUP BY k', "on_error => 'fail'");
+	ok($pg->wait_until(q{SELECT state = 'failed' AND error LIKE 'record apply_many/0/99 %' FROM velo.queries WHERE name = 'many_fail'}), 'many_fail: failed')
+	  or diag($pg->query('SELECT * FROM velo.queries'));
+	is($pg->query('SELECT sum(n) FROM many_fail'), 99, 'many_fail: what precedes it is there, and nothing else');
+	is($pg->query(q{SELECT committed_offset FROM velo.partitions WHERE query = 'many_fail'}), 99, 'many_fail: nothing after it is committed');
+	drop('many_fail');
+}
+
 # ---------------------------------------------------------------- rows that the target refuses
 
 {
