@@ -36,6 +36,8 @@
 /* the fetch queue's share of a pipeline's memory, and that of one batch's bytes */
 #define QUEUE_SHARE 4
 #define BATCH_SHARE 8
+/* a transaction of a merged query ends when its partial groups take that part of the pipeline's memory */
+#define PARTIAL_SHARE 8
 /* how often a source in trouble is looked at */
 #define TROUBLE_CHECK_MS 1000
 
@@ -172,7 +174,9 @@ load_groups(Pipeline *pipeline)
 
 	if (pipeline->groups != NULL)
 		group_table_destroy(pipeline->groups);
-	pipeline->groups = NULL;
+	if (pipeline->partial != NULL)
+		group_table_destroy(pipeline->partial);
+	pipeline->groups = pipeline->partial = NULL;
 	if (pipeline->groups_context != NULL && pipeline->groups_context != pipeline->plan_context)
 		MemoryContextDelete(pipeline->groups_context);
 	pipeline->groups_context = pipeline->plan_context;
@@ -182,6 +186,10 @@ load_groups(Pipeline *pipeline)
 	pipeline->groups =
 		group_table_create(pipeline->plan->grouped->grouping, pipeline->id, pipeline->number,
 						   pipeline->query->options.pipeline_memory, pipeline->query->merged);
+	if (pipeline->query->merged)
+		pipeline->partial =
+			group_table_create(pipeline->plan->grouped->grouping, pipeline->id, pipeline->number,
+							   pipeline->query->options.pipeline_memory, false);
 	MemoryContextSwitchTo(old);
 	group_table_load(pipeline->groups);
 }
@@ -219,6 +227,7 @@ open_source(Pipeline *pipeline, PipelineStream *stream)
 		read[i].partition = stream->partitions[i].committed.partition;
 		read[i].position = stream->partitions[i].next_offset;
 	}
+	stream->group_told = false;
 	stream->source = source_open(stream->info, options->group_id, read, stream->npartitions,
 								 options->pipeline_memory / QUEUE_SHARE / pipeline->plan->nstreams);
 	pfree(read);
@@ -414,50 +423,72 @@ total_records(Pipeline *pipeline)
 	return total;
 }
 
-/* Take what is there.  Returns the number of records in all batches. */
+/* Take at most "max" records of a stream that are there. */
+static void
+poll_stream(Pipeline *pipeline, PipelineStream *stream, int max)
+{
+	RecordBatch *batch = stream->batch;
+	int before = batch->nrecords;
+	Size budget = pipeline->batch_budget;
+	TimestampTz now;
+
+	/* nothing would wake us for what is left behind records that are all dropped */
+	while (source_poll(stream->source, batch, max, &pipeline->batch_budget) > 0)
+	{
+		if (pipeline->query->stop_at_end)
+			drop_beyond_stop(stream, before);
+		if (batch->nrecords > before)
+			break;
+		if (before == 0)
+		{
+			source_release(stream->source);
+			pipeline->batch_budget = budget;
+		}
+		CHECK_FOR_INTERRUPTS();
+	}
+	if (batch->nrecords == before || !pipeline->query->windowed)
+		return;
+	now = GetCurrentTimestamp();
+	for (int i = before; i < batch->nrecords; i++)
+	{
+		PipelinePartition *partition = &stream->partitions[batch->records[i].partition];
+
+		partition->last_record_at = now;
+		partition->idle = false;
+	}
+}
+
+static bool
+batches_are_full(Pipeline *pipeline)
+{
+	return total_records(pipeline) >= pipeline->query->options.batch_size ||
+		   pipeline->batch_budget == 0;
+}
+
+/*
+ * Take what is there.  Each stream gets its share of the batch first, so that one with a long backlog does not keep
+ * the others waiting, and then what they have left of theirs.  Returns the number of records in all batches.
+ */
 static int
 poll_streams(Pipeline *pipeline)
 {
 	int limit = pipeline->query->options.batch_size;
-	Size bytes = (Size) pipeline->query->options.pipeline_memory * 1024 / BATCH_SHARE;
-	int total = total_records(pipeline);
+	int share = Max(1, limit / pipeline->nstreams);
 
-	for (int s = 0; s < pipeline->nstreams; s++)
+	if (total_records(pipeline) == 0)
+		pipeline->batch_budget =
+			(Size) pipeline->query->options.pipeline_memory * 1024 / BATCH_SHARE;
+	for (int s = 0; s < pipeline->nstreams && !batches_are_full(pipeline); s++)
 	{
 		PipelineStream *stream = &pipeline->streams[s];
-		RecordBatch *batch = stream->batch;
-		int before = batch->nrecords;
-		TimestampTz now;
 
-		if (total >= limit)
-			break;
-		/* nothing would wake us for what is left behind records that are all dropped */
-		while (source_poll(stream->source, batch, limit - total, bytes) > 0)
-		{
-			if (pipeline->query->stop_at_end)
-				drop_beyond_stop(stream, before);
-			if (batch->nrecords > before)
-				break;
-			if (before == 0)
-				source_release(stream->source);
-			CHECK_FOR_INTERRUPTS();
-		}
-		if (batch->nrecords == before)
-			continue;
-		if (pipeline->query->windowed)
-		{
-			now = GetCurrentTimestamp();
-			for (int i = before; i < batch->nrecords; i++)
-			{
-				PipelinePartition *partition = &stream->partitions[batch->records[i].partition];
-
-				partition->last_record_at = now;
-				partition->idle = false;
-			}
-		}
-		total += batch->nrecords - before;
+		if (stream->batch->nrecords < share)
+			poll_stream(pipeline, stream, share - stream->batch->nrecords);
 	}
-	return total;
+	if (pipeline->nstreams > 1)
+		for (int s = 0; s < pipeline->nstreams && !batches_are_full(pipeline); s++)
+			poll_stream(pipeline, &pipeline->streams[s], limit - total_records(pipeline));
+	return total_records(pipeline);
 }
 
 /* Everything that the brokers are known to have was handed out. */
@@ -483,18 +514,32 @@ wait_for_events(Pipeline *pipeline, long timeout_ms)
 	WaitEvent event;
 	bool woken;
 
+	pgstat_report_activity(STATE_IDLE, NULL);
 	(void) WaitEventSetWait(pipeline->events, timeout_ms, &event, 1, PG_WAIT_EXTENSION);
+	pgstat_report_activity(STATE_RUNNING, NULL);
 	/* whatever the event was: the latch may have been set at the same moment */
 	woken = MyLatch->is_set;
 	if (woken)
 		ResetLatch(MyLatch);
 	CHECK_FOR_INTERRUPTS();
-	if (ConfigReloadPending)
-	{
-		ConfigReloadPending = false;
-		ProcessConfigFile(PGC_SIGHUP);
-	}
 	return woken;
+}
+
+/* Read the configuration anew if it was reloaded.  Returns true if a setting has changed that this run began with. */
+static bool
+settings_changed(void)
+{
+	int batch_size = velo_batch_size;
+	int commit_interval = velo_commit_interval;
+	int idle_timeout = velo_idle_timeout;
+	int pipeline_memory = velo_pipeline_memory;
+
+	if (!ConfigReloadPending)
+		return false;
+	ConfigReloadPending = false;
+	ProcessConfigFile(PGC_SIGHUP);
+	return velo_batch_size != batch_size || velo_commit_interval != commit_interval ||
+		   velo_idle_timeout != idle_timeout || velo_pipeline_memory != pipeline_memory;
 }
 
 static bool
@@ -524,7 +569,6 @@ told_of_change(void)
 static int
 gather(Pipeline *pipeline)
 {
-	int limit = pipeline->query->options.batch_size;
 	TimestampTz start = GetCurrentTimestamp();
 	int total = poll_streams(pipeline);
 	TimestampTz until;
@@ -532,7 +576,7 @@ gather(Pipeline *pipeline)
 	if (total == 0)
 		return 0;
 	until = start + Min(GATHER_MS, pipeline->query->options.commit_interval) * US_PER_MS;
-	while (total < limit && !caught_up(pipeline) && !told_to_stop())
+	while (!batches_are_full(pipeline) && !caught_up(pipeline) && !told_to_stop())
 	{
 		long left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), until);
 
@@ -563,6 +607,49 @@ void
 take_turn(Pipeline *pipeline)
 {
 	LockDatabaseObject(RelationRelationId, pipeline->id, 0, ExclusiveLock);
+}
+
+/*
+ * A merged query: fold what pipelines have kept of their own, this one's share of them, into the shared groups, and
+ * write what that changes.
+ */
+static void
+fold_private_groups(Pipeline *pipeline)
+{
+	QueryInfo *query = pipeline->query;
+
+	for (int i = pipeline->number; i < MAX_PIPELINES_PER_QUERY; i += query->npipelines)
+	{
+		GroupTable *own;
+
+		if (!group_state_is_private(pipeline->id, i))
+			continue;
+		MemoryContextSwitchTo(pipeline->context);
+		own = group_table_create(pipeline->plan->grouped->grouping, pipeline->id, i,
+								 query->options.pipeline_memory, false);
+		group_table_load(own);
+		group_table_fold(pipeline->groups, own);
+		group_table_destroy(own);
+		MemoryContextSwitchTo(pipeline->round_context);
+		emit_changed(pipeline);
+		/* the shared groups leave memory, which those of the next pipeline may need */
+		group_table_checkpoint(pipeline->groups);
+	}
+}
+
+void
+enter_shared_groups(Pipeline *pipeline)
+{
+	if (!pipeline->query->merged || pipeline->in_shared_groups)
+		return;
+	take_turn(pipeline);
+	/* show what the pipeline before us in turn has committed */
+	PopActiveSnapshot();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	pipeline->closed = Max(pipeline->closed, query_closed(pipeline->id));
+	pipeline->in_shared_groups = true;
+	if (pipeline->groups != NULL && !pipeline->folded)
+		fold_private_groups(pipeline);
 }
 
 /* Offsets move past control records and aborted transactions at the end, which are never handed out. */
@@ -669,7 +756,7 @@ settle_windows(Pipeline *pipeline)
 		TimestampTz now = GetCurrentTimestamp();
 		bool may_close;
 
-		(void) update_idleness(pipeline, now);
+		update_idleness(pipeline, now);
 		watermark = query_watermark(pipeline, now);
 		may_close = !pipeline->query->merged || all_groups_are_shared(pipeline);
 		/* what was folded in may be of a pipeline that lagged behind those that have closed by now */
@@ -742,38 +829,48 @@ become_merged(Pipeline *pipeline)
 	CommitTransactionCommand();
 }
 
-/*
- * A merged query: fold what pipelines have kept of their own, this one's share of them, into the shared groups, and
- * write what that changes.
- */
-static void
-fold_private_groups(Pipeline *pipeline)
+/* How a transaction ended. */
+typedef enum TransactionEnd
 {
-	QueryInfo *query = pipeline->query;
+	TRANSACTION_COMMITTED,
+	TRANSACTION_OUTDATED, /* aborted: to be repeated, for windows were closed without what it read */
+	TRANSACTION_OVER      /* aborted: the query is no longer what this pipeline was started for */
+} TransactionEnd;
 
-	for (int i = pipeline->number; i < MAX_PIPELINES_PER_QUERY; i += query->npipelines)
-	{
-		GroupTable *own;
+/* A transaction of a merged query goes on until its partial groups are many, then they must be folded. */
+static bool
+partial_is_large(Pipeline *pipeline)
+{
+	GroupTableStats stats;
 
-		if (!group_state_is_private(pipeline->id, i))
-			continue;
-		MemoryContextSwitchTo(pipeline->context);
-		own = group_table_create(pipeline->plan->grouped->grouping, pipeline->id, i,
-								 query->options.pipeline_memory, false);
-		group_table_load(own);
-		group_table_fold(pipeline->groups, own);
-		group_table_destroy(own);
-		MemoryContextSwitchTo(pipeline->round_context);
-		emit_changed(pipeline);
-		/* the shared groups leave memory, which those of the next pipeline may need */
-		group_table_checkpoint(pipeline->groups);
-	}
+	group_table_stats(pipeline->partial, &stats);
+	return stats.memory_bytes >
+		   (int64) pipeline->query->options.pipeline_memory * 1024 / PARTIAL_SHARE;
 }
 
 /*
- * One transaction.  Returns false, with nothing done, if the query is no longer what this pipeline was started for.
+ * Fold what this transaction has aggregated into the shared groups.  Returns false if a window of it was closed
+ * meanwhile by other pipelines, as can happen when a partition was idle or event time was advanced by hand: then
+ * records count as late that did not when they were applied.
  */
 static bool
+fold_partial_groups(Pipeline *pipeline)
+{
+	if (group_table_next_close(pipeline->partial) <= pipeline->closed)
+		return false;
+	pipeline->stage = STAGE_FOLD;
+	group_table_fold_partial(pipeline->groups, pipeline->partial);
+	return true;
+}
+
+static bool
+is_global_aggregate(const Pipeline *pipeline)
+{
+	return pipeline->groups != NULL && pipeline->plan->grouped->grouping->nkeys == 0 &&
+		   pipeline->plan->grouped->grouping->window.kind == WINDOW_NONE;
+}
+
+static TransactionEnd
 transaction(Pipeline *pipeline)
 {
 	QueryInfo *query = pipeline->query;
@@ -791,21 +888,9 @@ transaction(Pipeline *pipeline)
 	if (!query_enter(pipeline->id, query->generation, &pipeline->advanced))
 	{
 		AbortOutOfAnyTransaction();
-		return false;
+		return TRANSACTION_OVER;
 	}
-	if (query->merged)
-	{
-		take_turn(pipeline);
-		/* show what the pipeline before us in turn has committed */
-		PopActiveSnapshot();
-		PushActiveSnapshot(GetTransactionSnapshot());
-		pipeline->closed = Max(pipeline->closed, query_closed(pipeline->id));
-		if (pipeline->groups != NULL && !pipeline->folded)
-			fold_private_groups(pipeline);
-	}
-	if (pipeline->groups != NULL && pipeline->plan->grouped->grouping->nkeys == 0 &&
-		pipeline->plan->grouped->grouping->window.kind == WINDOW_NONE)
-		(void) group_table_global(pipeline->groups);
+	pipeline->in_shared_groups = false;
 
 	while (records > 0)
 	{
@@ -815,10 +900,13 @@ transaction(Pipeline *pipeline)
 		{
 			AbortOutOfAnyTransaction();
 			become_merged(pipeline);
-			return false;
+			return TRANSACTION_OVER;
 		}
 		release_batches(pipeline);
-		if (pipeline->failed != NULL || query->merged || GetCurrentTimestamp() >= until)
+		if (pipeline->failed != NULL || GetCurrentTimestamp() >= until)
+			break;
+		/* the others wait, or the memory is full */
+		if (query->merged && (pipeline->in_shared_groups || partial_is_large(pipeline)))
 			break;
 		CHECK_FOR_INTERRUPTS();
 		records = poll_streams(pipeline);
@@ -834,6 +922,15 @@ transaction(Pipeline *pipeline)
 	stage_start = GetCurrentTimestamp();
 	if (pipeline->failed == NULL)
 		(void) skip_control_records(pipeline);
+	enter_shared_groups(pipeline);
+	if (pipeline->partial != NULL && !fold_partial_groups(pipeline))
+	{
+		AbortOutOfAnyTransaction();
+		return TRANSACTION_OUTDATED;
+	}
+	pipeline->stage = STAGE_WRITE;
+	if (is_global_aggregate(pipeline))
+		(void) group_table_global(pipeline->groups);
 	settle_windows(pipeline);
 	if (pipeline->failed == NULL)
 		pipeline->all_stopped = finish_if_stopped(pipeline);
@@ -856,12 +953,16 @@ transaction(Pipeline *pipeline)
 	if (proven && pipeline->unproven)
 		query_set_error(pipeline->id, NULL, DT_NOEND);
 	PopActiveSnapshot();
+	/* who waits for the commit finds the query running */
+	if (proven)
+		pipeline_set_state(PIPELINE_RUNNING);
 	CommitTransactionCommand();
 	pipeline->unproven &= !proven;
 	record_stage(METRIC_COMMIT, GetCurrentTimestamp() - stage_start);
 	MemoryContextSwitchTo(pipeline->context);
 	pipeline->stage = STAGE_NONE;
-	return true;
+	pipeline->unfolded_records = Max(0, pipeline->unfolded_records - processed);
+	return TRANSACTION_COMMITTED;
 }
 
 /* After a commit: what was pending is committed. */
@@ -875,14 +976,15 @@ committed(Pipeline *pipeline)
 		PipelineStream *stream = &pipeline->streams[s];
 		SourcePartition *read = source_partitions(stream->source, NULL);
 		int64 *offsets = palloc_array(int64, stream->npartitions + 1);
+		/* a source tells the group even what it finds: what was told before a crash may not have arrived */
+		bool moved = !stream->group_told;
 
 		for (int i = 0; i < stream->npartitions; i++)
 		{
 			PipelinePartition *partition = &stream->partitions[i];
 
-			offsets[i] = partition->next_offset > partition->committed.next_offset
-							 ? partition->next_offset
-							 : -1;
+			offsets[i] = partition->next_offset;
+			moved |= partition->next_offset > partition->committed.next_offset;
 			watermark_moved |= partition->committed.watermark != partition->watermark ||
 							   partition->committed.idle != partition->idle;
 			partition->committed.next_offset = partition->next_offset;
@@ -891,8 +993,9 @@ committed(Pipeline *pipeline)
 			if (read[i].end >= 0)
 				partition->committed.end_offset = read[i].end;
 		}
-		if (pipeline->query->options.group_id != NULL)
+		if (moved && pipeline->query->options.group_id != NULL)
 			source_commit_group(stream->source, offsets);
+		stream->group_told = true;
 		pfree(offsets);
 	}
 	pipeline->committed_counters = pipeline->counters;
@@ -986,24 +1089,26 @@ forget_poisons(Pipeline *pipeline)
 }
 
 /*
- * Run one transaction.  If applying failed because of a record, prepare to replay it without that; whatever else is
- * thrown ends the worker, and the scheduler starts another after a while.  Returns false if this run is over.
+ * Run one transaction.  If applying failed because of a record, prepare to replay it without that; if folding did, to
+ * find out which it is; whatever else is thrown ends the worker, and the scheduler starts another after a while.  Returns false if this run is over.
  */
 static bool
 run_transaction(Pipeline *pipeline)
 {
 	ErrorData *volatile error = NULL;
-	volatile bool entered = false;
+	volatile TransactionEnd end = TRANSACTION_OVER;
 
 	PG_TRY();
 	{
-		entered = transaction(pipeline);
+		end = transaction(pipeline);
 	}
 	PG_CATCH();
 	{
-		if (!pipeline->group_failed &&
-			!(pipeline->stage == STAGE_APPLY && pipeline->rows->applied >= 0 &&
-			  error_is_of_record(geterrcode())))
+		bool of_record = ((pipeline->stage == STAGE_APPLY && pipeline->rows->applied >= 0) ||
+						  pipeline->stage == STAGE_FOLD) &&
+						 error_is_of_record(geterrcode());
+
+		if (!pipeline->group_failed && !of_record)
 			PG_RE_THROW();
 		MemoryContextSwitchTo(pipeline->context);
 		error = CopyErrorData();
@@ -1013,12 +1118,18 @@ run_transaction(Pipeline *pipeline)
 
 	if (error == NULL)
 	{
-		if (entered)
+		if (end == TRANSACTION_COMMITTED)
 		{
 			committed(pipeline);
 			forget_poisons(pipeline);
 		}
-		return entered;
+		else if (end == TRANSACTION_OUTDATED)
+		{
+			/* what the others have committed by now */
+			pipeline->committed_counters.closed = pipeline->closed;
+			restore_committed(pipeline);
+		}
+		return end != TRANSACTION_OVER;
 	}
 	AbortOutOfAnyTransaction();
 	MemoryContextSwitchTo(pipeline->context);
@@ -1027,7 +1138,15 @@ run_transaction(Pipeline *pipeline)
 		fail_query(pipeline, error);
 		return false;
 	}
-	remember_poison(pipeline, error);
+	if (pipeline->stage == STAGE_FOLD)
+	{
+		/* which record it was shows when they are applied one by one */
+		pipeline->unfolded_records =
+			pipeline->counters.records_in - pipeline->committed_counters.records_in;
+		FreeErrorData(error);
+	}
+	else
+		remember_poison(pipeline, error);
 	restore_committed(pipeline);
 	return true;
 }
@@ -1077,7 +1196,7 @@ pipeline_run(Oid query, int number, int generation)
 	{
 		(void) gather(pipeline);
 		AcceptInvalidationMessages();
-		if (streams_are_stale || !watch_sources(pipeline))
+		if (streams_are_stale || settings_changed() || !watch_sources(pipeline))
 			break;
 		if (total_records(pipeline) > 0 || transaction_is_due(pipeline))
 		{

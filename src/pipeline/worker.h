@@ -19,7 +19,8 @@ typedef struct PipelinePartition
 	TimestampTz watermark;       /* of the running transaction */
 	TimestampTz round_watermark; /* as it was before the current batch */
 	bool idle;                   /* of the running transaction */
-	TimestampTz last_record_at;  /* wall clock; the pipeline's start if there was none */
+	TimestampTz
+		last_record_at; /* wall clock; if later, the start of the pipeline or the end of an outage */
 } PipelinePartition;
 
 typedef struct PipelineStream
@@ -31,6 +32,7 @@ typedef struct PipelineStream
 	int npartitions;
 	PipelinePartition *partitions; /* in the order of the source's */
 	int64 idle_timeout;            /* ms; 0: never */
+	bool group_told;               /* of the offsets, by this source */
 	TimestampTz refresh_at;        /* when to look for new partitions */
 } PipelineStream;
 
@@ -54,12 +56,13 @@ typedef struct Poison
 	ErrorData *error;
 } Poison;
 
-/* Where in a transaction an error was thrown: only a failing apply is replayed without its record. */
+/* Where in a transaction an error was thrown: what fails to apply is replayed without its record, what fails to fold by applying it. */
 typedef enum PipelineStage
 {
 	STAGE_NONE,
 	STAGE_EVALUATE,
 	STAGE_APPLY,
+	STAGE_FOLD,
 	STAGE_WRITE,
 	STAGE_COMMIT
 } PipelineStage;
@@ -81,10 +84,15 @@ typedef struct Pipeline
 	InputPlan *input;
 	Emitter *emitter;
 	Sink *sink;
-	GroupTable *groups;      /* NULL: ungrouped */
+	GroupTable *groups; /* NULL: ungrouped */
+	GroupTable
+		*partial; /* of a merged query: what the running transaction has aggregated; else NULL */
+	int64
+		unfolded_records; /* of a merged query: so many are applied to the shared groups one by one */
 	StreamKeys *stream_keys; /* NULL: nobody else can have a group of this pipeline's */
 	InputRows *rows;
 	BatchSet set;
+	Size batch_budget; /* bytes that the current batches may still take */
 	int nstreams;
 	PipelineStream *streams;
 	WaitEventSet *events;
@@ -109,7 +117,8 @@ typedef struct Pipeline
 	bool unproven;
 	bool due;    /* a transaction is wanted though no record came */
 	bool folded; /* of a merged query: this pipeline has shared its share of groups that were not */
-	bool all_shared; /* of a merged query: no pipeline has groups of its own any more */
+	bool all_shared;       /* of a merged query: no pipeline has groups of its own any more */
+	bool in_shared_groups; /* see enter_shared_groups(); of the running transaction */
 	/* another pipeline has groups of this one: the query becomes a merged one */
 	bool key_is_untrue;
 	bool all_stopped; /* every partition has reached its stop offset */
@@ -124,6 +133,14 @@ extern bool watch_sources(Pipeline *pipeline);
 /* End the query with an error.  Outside of any transaction. */
 extern void fail_query(Pipeline *pipeline, ErrorData *error);
 
+/* Where the rows of the current batch go. */
+static inline GroupTable *
+groups_to_apply(const Pipeline *pipeline)
+{
+	return pipeline->partial != NULL && pipeline->unfolded_records == 0 ? pipeline->partial
+																		: pipeline->groups;
+}
+
 /* process.c */
 extern void process_round(Pipeline *pipeline);
 /* Make a failure of a record of the current batch. */
@@ -134,6 +151,12 @@ extern bool cut_at_failures(Pipeline *pipeline);
 /* worker.c */
 /* The pipelines of a query take turns, until they commit, at what they share. */
 extern void take_turn(Pipeline *pipeline);
+/*
+ * From here to the commit this pipeline alone touches the groups of a merged query.  To be called before it does, and
+ * not earlier, for the others wait: what comes before, decoding and evaluating, they do side by side.  Nothing to do for
+ * a query that is not merged.
+ */
+extern void enter_shared_groups(Pipeline *pipeline);
 
 /* stream_keys.c */
 extern StreamKeys *stream_keys_create(const GroupedPlan *plan);
@@ -143,8 +166,8 @@ extern bool stream_keys_check(Pipeline *pipeline);
 /* The running transaction was aborted, and with it what was noted in it. */
 extern void stream_keys_forget(StreamKeys *keys);
 
-/* long_keys.c */
-extern void fail_long_keys(Pipeline *pipeline);
+/* bad_groups.c */
+extern void fail_bad_groups(Pipeline *pipeline);
 
 /* emit.c */
 /* The rows of the current batch, of an ungrouped query. */
@@ -166,8 +189,10 @@ extern void record_stage(MetricStage stage, uint64 value);
 /* event_time.c */
 /* The query's watermark: the least of all active partitions of all pipelines, or the wall clock's pace.  Never falls. */
 extern TimestampTz query_watermark(Pipeline *pipeline, TimestampTz now);
-/* Notice which partitions have become idle.  Returns true if one has. */
-extern bool update_idleness(Pipeline *pipeline, TimestampTz now);
+/* An outage is over: that no record came during it makes no partition idle. */
+extern void restart_idle_clocks(Pipeline *pipeline, TimestampTz now);
+/* Notice which partitions have become idle, or are not any more. */
+extern void update_idleness(Pipeline *pipeline, TimestampTz now);
 /* Windows of a merged query can't close yet, because pipelines have groups of their own that they must fold first. */
 static inline bool
 waits_for_siblings(const Pipeline *pipeline)

@@ -43,7 +43,7 @@ typedef enum SourceTrouble
 typedef struct SourceStats
 {
 	int64 queue_depth;    /* records waiting in the fetch queue */
-	int64 queue_capacity; /* records that may wait there */
+	int64 queue_capacity; /* records at which fetching stops; what is on its way then still comes */
 	int64 queue_high_water;
 	int64 backpressure_events; /* times that fetching stopped because the queue was full */
 	int64 queue_bytes;
@@ -60,10 +60,10 @@ extern Source *source_open(const StreamInfo *stream, const char *group_id,
 
 /*
  * Take what is there, at most "max" records into batch->records from batch->nrecords on; never waits.
- * Returns the number taken.  The records' memory is valid until source_release().  Stops early when
- * "max_bytes" of values and keys were taken.
+ * Returns the number taken.  The records' memory is valid until source_release().  The size of keys and
+ * values is taken from *budget (bytes); stops early when that is used up, which the last record may exceed.
  */
-extern int source_poll(Source *source, RecordBatch *batch, int max, Size max_bytes);
+extern int source_poll(Source *source, RecordBatch *batch, int max, Size *budget);
 
 /* Give all records handed out so far back to librdkafka, together (one by one costs a quarter of the rate). */
 extern void source_release(Source *source);
@@ -89,7 +89,7 @@ extern void source_seek(Source *source, int index, int64 offset);
 
 /*
  * Tell the consumer group, after the fact and without waiting, how far PostgreSQL has committed: the next
- * offset to read of each assigned partition, -1 to leave one out.  (Positions run ahead of what is committed.)
+ * offset to read of each assigned partition.  (Positions run ahead of what is committed.)
  */
 extern void source_commit_group(Source *source, const int64 *committed);
 
