@@ -207,12 +207,14 @@ query_display_name(const char *schema, const char *name)
 Oid
 query_lookup(const char *name, bool missing_ok)
 {
-	RangeVar *range = makeRangeVarFromNameList(compat_string_to_name_list(name));
 	Relation rel = rows_open("query", AccessShareLock);
+	char *schema;
+	char *plain_name;
 	Oid id = InvalidOid;
 
-	if (range->schemaname != NULL)
-		find_name(rel, range->schemaname, range->relname, &id);
+	DeconstructQualifiedName(compat_string_to_name_list(name), &schema, &plain_name);
+	if (schema != NULL)
+		find_name(rel, schema, plain_name, &id);
 	else
 	{
 		ListCell *lc;
@@ -221,7 +223,7 @@ query_lookup(const char *name, bool missing_ok)
 		{
 			char *nspname = get_namespace_name(lfirst_oid(lc));
 
-			if (nspname != NULL && find_name(rel, nspname, range->relname, &id))
+			if (nspname != NULL && find_name(rel, nspname, plain_name, &id))
 				break;
 		}
 	}

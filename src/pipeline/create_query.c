@@ -9,6 +9,7 @@
 
 #include "access/table.h"
 #include "access/xact.h"
+#include "catalog/catalog.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_index.h"
@@ -27,6 +28,7 @@
 #include "pipeline/query_rights.h"
 #include "pipeline/start.h"
 #include "plan/plan.h"
+#include "sink/sink.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
@@ -98,14 +100,17 @@ check_sink(const char *sink)
 			 errhint("Valid sinks are: table.")));
 }
 
-/* Where the query's name belongs; no rights are asked for here. */
+/*
+ * Where the query belongs: the schema that its name is qualified by, or else (NULL) the first of search_path.  No rights
+ * are asked for here.
+ */
 static char *
-schema_for_name(RangeVar *name)
+schema_for_query(const char *qualifier)
 {
 	Oid namespace;
 
-	if (name->schemaname != NULL)
-	namespace = LookupExplicitNamespace(name->schemaname, false);
+	if (qualifier != NULL)
+		namespace = LookupExplicitNamespace(qualifier, false);
 	else
 	{
 		List *path = fetch_search_path(false);
@@ -298,6 +303,10 @@ check_target(const char *name, ContinuousQuery *continuous)
 		target->rd_rel->relkind != RELKIND_PARTITIONED_TABLE)
 		ereport(ERROR, (errcode(ERRCODE_WRONG_OBJECT_TYPE),
 						errmsg("target \"%s\" is not a table", RelationGetRelationName(target))));
+	if (IsSystemRelation(target))
+		ereport(ERROR, (errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+						errmsg("permission denied: \"%s\" is a system catalog",
+							   RelationGetRelationName(target))));
 	if (target->rd_rel->relpersistence == RELPERSISTENCE_TEMP)
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
@@ -345,22 +354,9 @@ check_permissions_walker(Node *node, void *context)
 void
 check_rights(Query *query, Oid target)
 {
-	const AclMode needed = ACL_INSERT | ACL_UPDATE | ACL_DELETE;
-	Oid owner;
-
 	(void) check_permissions_walker((Node *) query, NULL);
-	if (!OidIsValid(target))
-		return;
-	owner = query_owner(target);
-	if (!compat_can_set_role(GetUserId(), owner))
-		ereport(ERROR,
-				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("permission denied for the query's target \"%s\"", get_rel_name(target)),
-				 errdetail("A query writes as the owner of its target, so the query's owner "
-						   "must be able to SET ROLE \"%s\".",
-						   GetUserNameFromId(owner, false))));
-	if (pg_class_aclmask(target, GetUserId(), needed, ACLMASK_ALL) != needed)
-		aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_TABLE, get_rel_name(target));
+	if (OidIsValid(target))
+		sink_check_rights(target);
 }
 
 /*
@@ -512,9 +508,11 @@ velo_create_query(PG_FUNCTION_ARGS)
 	const char *target = text_argument(fcinfo, ARG_TARGET, NULL);
 	const char *emit = text_argument(fcinfo, ARG_EMIT, NULL);
 	const char *stop = text_argument(fcinfo, ARG_STOP, NULL);
-	RangeVar *range = makeRangeVarFromNameList(compat_string_to_name_list(name));
 	ContinuousQuery *continuous;
+	char *qualifier;
 
+	PreventCommandIfReadOnly("velo.create_query()");
+	DeconstructQualifiedName(compat_string_to_name_list(name), &qualifier, &query->plain_name);
 	query->text = unconstify(char *, needed_argument(fcinfo, ARG_QUERY, "query"));
 	check_sink(text_argument(fcinfo, ARG_SINK, "table"));
 	if (emit != NULL && strcmp(emit, "changes") != 0 && strcmp(emit, "final") != 0)
@@ -533,8 +531,7 @@ velo_create_query(PG_FUNCTION_ARGS)
 	if (!PG_ARGISNULL(ARG_PIPELINES))
 		query->pipelines_wanted = check_pipelines(PG_GETARG_INT32(ARG_PIPELINES));
 
-	query->schema = schema_for_name(range);
-	query->plain_name = range->relname;
+	query->schema = schema_for_query(qualifier);
 	query->name = query_display_name(query->schema, query->plain_name);
 	if (query_exists(query->schema, query->plain_name))
 		ereport(ERROR, (errcode(ERRCODE_DUPLICATE_OBJECT),

@@ -102,53 +102,90 @@ parse_start_offsets(const char *text, Start *start)
 			return false;
 		start->offsets = lappend(start->offsets, offset);
 	}
-	start->kind = START_OFFSETS;
 	return true;
 }
 
+/* A topic that the offsets name, but none of the streams reads; NULL if there is none. */
+static const char *
+unknown_topic(List *offsets, List *streams)
+{
+	ListCell *lc;
+
+	foreach (lc, offsets)
+	{
+		const StartOffset *offset = lfirst(lc);
+		bool known = false;
+		ListCell *stream;
+
+		foreach (stream, streams)
+			known |= strcmp(stream_get(lfirst_oid(stream))->topic, offset->topic) == 0;
+		if (!known)
+			return offset->topic;
+	}
+	return NULL;
+}
+
+/* What the start turned out not to be, for start_error_callback(). */
+typedef struct StartError
+{
+	const char *text;
+	const char *unknown_topic; /* or NULL: it has not the form of a list of offsets either */
+} StartError;
+
+static void
+start_error_callback(void *arg)
+{
+	const StartError *error = arg;
+
+	if (geterrcode() != ERRCODE_INVALID_DATETIME_FORMAT &&
+		geterrcode() != ERRCODE_DATETIME_FIELD_OVERFLOW)
+		return;
+	errcode(ERRCODE_INVALID_PARAMETER_VALUE);
+	if (error->unknown_topic != NULL)
+	{
+		errmsg("the query reads no topic \"%s\", which its start names", error->unknown_topic);
+		return;
+	}
+	errmsg("invalid start of a query: \"%s\"", error->text);
+	errhint("Valid values are: earliest, latest, a timestamp with time zone, or "
+			"'topic:partition:offset,...'.");
+}
+
+/*
+ * "2026-01-01 00:00:00" looks like an offset of a topic as well, which it is if a stream reads that topic.
+ */
 static Start *
-parse_start(const char *text)
+parse_start(const char *text, List *streams)
 {
 	Start *start = palloc0(sizeof(Start));
+	StartError error = {.text = text};
+	ErrorContextCallback callback = {error_context_stack, start_error_callback, &error};
 
 	if (pg_strcasecmp(text, "earliest") == 0)
 		start->kind = START_EARLIEST;
 	else if (pg_strcasecmp(text, "latest") == 0)
 		start->kind = START_LATEST;
-	else if (!parse_start_offsets(text, start))
+	else if (parse_start_offsets(text, start) &&
+			 (error.unknown_topic = unknown_topic(start->offsets, streams)) == NULL)
+		start->kind = START_OFFSETS;
+	else
 	{
 		start->kind = START_AT;
+		start->offsets = NIL;
+		error_context_stack = &callback;
 		start->at = DatumGetTimestampTz(DirectFunctionCall3(timestamptz_in, CStringGetDatum(text),
 															ObjectIdGetDatum(InvalidOid),
 															Int32GetDatum(-1)));
+		error_context_stack = callback.previous;
 	}
 	return start;
-}
-
-static void
-start_error_callback(void *arg)
-{
-	if (geterrcode() == ERRCODE_INVALID_DATETIME_FORMAT ||
-		geterrcode() == ERRCODE_DATETIME_FIELD_OVERFLOW)
-	{
-		errcode(ERRCODE_INVALID_PARAMETER_VALUE);
-		errmsg("invalid start of a query: \"%s\"", (const char *) arg);
-		errhint("Valid values are: earliest, latest, a timestamp with time zone, or "
-				"'topic:partition:offset,...'.");
-	}
 }
 
 char *
 start_check(const char *text, List *streams)
 {
-	ErrorContextCallback callback = {error_context_stack, start_error_callback,
-									 unconstify(char *, text)};
-	Start *start;
+	Start *start = parse_start(text, streams);
 	ListCell *lc;
-
-	error_context_stack = &callback;
-	start = parse_start(text);
-	error_context_stack = callback.previous;
 
 	/* 'now' and 'yesterday' must mean the same later, under any DateStyle */
 	if (start->kind == START_AT)
@@ -157,16 +194,8 @@ start_check(const char *text, List *streams)
 	foreach (lc, start->offsets)
 	{
 		const StartOffset *offset = lfirst(lc);
-		bool known = false;
-		ListCell *stream;
 		ListCell *other;
 
-		foreach (stream, streams)
-			known |= strcmp(stream_get(lfirst_oid(stream))->topic, offset->topic) == 0;
-		if (!known)
-			ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-							errmsg("the query reads no topic \"%s\", which its start names",
-								   offset->topic)));
 		foreach (other, start->offsets)
 		{
 			const StartOffset *before = lfirst(other);
@@ -237,13 +266,12 @@ time_left(TimestampTz deadline)
 
 /* Put all partitions of a stream into "partitions"; returns their number. */
 static int
-resolve_stream(const QueryInfo *query, const StreamInfo *stream, TimestampTz deadline,
-			   List **partitions)
+resolve_stream(const QueryInfo *query, const Start *start, const StreamInfo *stream,
+			   TimestampTz deadline, List **partitions)
 {
 	int npartitions;
 	SourceBounds *bounds = source_bounds(stream, &npartitions, time_left(deadline));
-	int64 *offsets =
-		start_offsets(parse_start(query->start), stream, bounds, npartitions, time_left(deadline));
+	int64 *offsets = start_offsets(start, stream, bounds, npartitions, time_left(deadline));
 
 	for (int i = 0; i < npartitions; i++)
 	{
@@ -265,6 +293,7 @@ query_resolve_partitions(QueryInfo *query, int timeout_ms)
 {
 	TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), timeout_ms);
 	ContinuousQuery *continuous = continuous_load(query);
+	const Start *start = parse_start(query->start, continuous->streams);
 	List *partitions = NIL;
 	const QueryInfo *current;
 	int most = 1;
@@ -274,7 +303,7 @@ query_resolve_partitions(QueryInfo *query, int timeout_ms)
 	{
 		const StreamInfo *stream = stream_get_as(lfirst_oid(lc), query->owner);
 
-		most = Max(most, resolve_stream(query, stream, deadline, &partitions));
+		most = Max(most, resolve_stream(query, start, stream, deadline, &partitions));
 	}
 
 	/* the brokers took their time, during which the query was not locked */

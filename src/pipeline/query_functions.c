@@ -86,16 +86,22 @@ check_options(Jsonb *json, const char *extra, QueryOptions *options)
 				 errdetail("The setting velo.pipeline_memory is %d kB.", velo_pipeline_memory)));
 }
 
-/* The query of that name, which the current user must own; locked against its pipelines. */
+/*
+ * The query of that name, which the current user must own, for a function that changes it; locked against its pipelines.
+ * "with_table": and the table that goes with it, before the query itself, as DROP ... CASCADE does.
+ */
 static QueryInfo *
-open_query(const char *name)
+open_query(const char *name, const char *function, bool with_table)
 {
 	Oid id = query_lookup(name, false);
 	QueryInfo *query;
 
+	PreventCommandIfReadOnly(function);
 	if (!compat_owns_relation(id, GetUserId()))
 		ereport(ERROR, (errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 						errmsg("must be owner of query \"%s\"", name)));
+	if (with_table && (query = query_get(id)) != NULL && query->own_target)
+		LockRelationOid(query->target, AccessExclusiveLock);
 	query = query_lock(id) ? query_get(id) : NULL;
 	if (query == NULL)
 		ereport(ERROR,
@@ -142,28 +148,15 @@ check_rights_of_owner(const QueryInfo *query)
 
 /* ------------------------------------------------------------------ the functions */
 
-/* Lock the table that goes with the query before the query itself, as DROP ... CASCADE does. */
-static void
-lock_own_target(const char *name)
-{
-	QueryInfo *query = query_get(query_lookup(name, false));
-
-	if (query != NULL && query->own_target && compat_owns_relation(query->id, GetUserId()))
-		LockRelationOid(query->target, AccessExclusiveLock);
-}
-
 Datum
 velo_drop_query(PG_FUNCTION_ARGS)
 {
-	char *name = text_to_cstring(PG_GETARG_TEXT_PP(0));
 	bool keep_results = PG_GETARG_BOOL(1);
-	QueryInfo *query;
+	QueryInfo *query =
+		open_query(text_to_cstring(PG_GETARG_TEXT_PP(0)), "velo.drop_query()", !keep_results);
 	bool drop_table;
 	ObjectAddress object;
 
-	if (!keep_results)
-		lock_own_target(name);
-	query = open_query(name);
 	drop_table = query->own_target && !keep_results && OidIsValid(query_owner(query->target));
 	if (drop_table)
 	{
@@ -193,7 +186,8 @@ velo_drop_query(PG_FUNCTION_ARGS)
 Datum
 velo_pause_query(PG_FUNCTION_ARGS)
 {
-	QueryInfo *query = open_query(text_to_cstring(PG_GETARG_TEXT_PP(0)));
+	QueryInfo *query =
+		open_query(text_to_cstring(PG_GETARG_TEXT_PP(0)), "velo.pause_query()", false);
 
 	if (query->state == QUERY_FAILED || query->state == QUERY_FINISHED)
 		ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
@@ -212,7 +206,8 @@ velo_pause_query(PG_FUNCTION_ARGS)
 Datum
 velo_resume_query(PG_FUNCTION_ARGS)
 {
-	QueryInfo *query = open_query(text_to_cstring(PG_GETARG_TEXT_PP(0)));
+	QueryInfo *query =
+		open_query(text_to_cstring(PG_GETARG_TEXT_PP(0)), "velo.resume_query()", false);
 
 	if (query->state == QUERY_FAILED || query->state == QUERY_FINISHED)
 		ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
@@ -236,18 +231,13 @@ velo_resume_query(PG_FUNCTION_ARGS)
 Datum
 velo_restart_query(PG_FUNCTION_ARGS)
 {
-	char *name;
-	char *start;
+	char *start = PG_ARGISNULL(1) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(1));
 	QueryInfo *query;
 
 	if (PG_ARGISNULL(0))
 		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 						errmsg("argument \"name\" must not be null")));
-	name = text_to_cstring(PG_GETARG_TEXT_PP(0));
-	start = PG_ARGISNULL(1) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(1));
-	if (start != NULL)
-		lock_own_target(name);
-	query = open_query(name);
+	query = open_query(text_to_cstring(PG_GETARG_TEXT_PP(0)), "velo.restart_query()", start != NULL);
 	check_rights_of_owner(query);
 	query_record_dependencies(query);
 	query->state = QUERY_ACTIVE;
@@ -352,7 +342,8 @@ take_option(Jsonb **options, const char *name)
 Datum
 velo_alter_query(PG_FUNCTION_ARGS)
 {
-	QueryInfo *query = open_query(text_to_cstring(PG_GETARG_TEXT_PP(0)));
+	QueryInfo *query =
+		open_query(text_to_cstring(PG_GETARG_TEXT_PP(0)), "velo.alter_query()", false);
 	Jsonb *changes = PG_GETARG_JSONB_P_COPY(1);
 	QueryOptions options;
 	char *value;
@@ -383,7 +374,8 @@ velo_alter_query(PG_FUNCTION_ARGS)
 Datum
 velo_advance_watermark(PG_FUNCTION_ARGS)
 {
-	QueryInfo *query = open_query(text_to_cstring(PG_GETARG_TEXT_PP(0)));
+	QueryInfo *query =
+		open_query(text_to_cstring(PG_GETARG_TEXT_PP(0)), "velo.advance_watermark()", false);
 	TimestampTz to_time = PG_GETARG_TIMESTAMPTZ(1);
 
 	if (TIMESTAMP_NOT_FINITE(to_time))

@@ -236,6 +236,38 @@ SQL
 	drop('to_checked');
 }
 
+# ---------------------------------------------------------------- rights that are revoked while the query runs
+
+{
+	create_stream('revoked', 1);
+	$pg->query(<<'SQL');
+CREATE ROLE writer LOGIN;
+CREATE TABLE of_tenant (id bigint);
+ALTER TABLE of_tenant OWNER TO tenant;
+CREATE TABLE of_writer (id bigint);
+ALTER TABLE of_writer OWNER TO writer;
+GRANT SELECT ON revoked TO writer;
+GRANT tenant TO writer;
+SET ROLE writer;
+SELECT velo.create_query('to_tenant', 'SELECT id FROM revoked', target => 'of_tenant');
+SELECT velo.create_query('to_writer', 'SELECT id FROM revoked', target => 'of_writer');
+SQL
+	done($_) for 'to_tenant', 'to_writer';
+	$pg->query('REVOKE tenant FROM writer; REVOKE INSERT ON of_writer FROM writer');
+	produce('revoked', 0, good(1));
+	for my $table ('of_tenant', 'of_writer')
+	{
+		ok($pg->wait_until(qq{SELECT state = 'waiting' AND error LIKE 'permission denied for %$table%' AND error_sqlstate = '42501'
+			FROM velo.queries WHERE target = '$table'}), "$table: the right to write is looked at each time")
+		  or diag($pg->query('SELECT * FROM velo.queries'));
+		is($pg->query("SELECT count(*) FROM $table"), 0, "$table: nothing is written without it");
+	}
+	$pg->query('GRANT tenant TO writer; GRANT INSERT ON of_writer TO writer');
+	done($_) for 'to_tenant', 'to_writer';
+	is($pg->query('SELECT (SELECT count(*) FROM of_tenant), (SELECT count(*) FROM of_writer)'), '1|1', 'and nothing is lost');
+	drop('to_tenant', 'to_writer');
+}
+
 # ---------------------------------------------------------------- errors of groups
 
 {
