@@ -8,14 +8,12 @@
  */
 #include "pipeline/shared.h"
 
-#include "access/xact.h"
 #include "miscadmin.h"
 #include "pipeline/start.h"
 #include "plan/plan.h"
 #include "source/source.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
-#include "utils/snapmgr.h"
 #include "utils/datetime.h"
 #include "utils/json.h"
 #include "utils/timestamp.h"
@@ -381,8 +379,7 @@ query_add_partitions(Oid id, const StreamInfo *stream)
 
 	if (bounds == NULL)
 		return false;
-	StartTransactionCommand();
-	PushActiveSnapshot(GetTransactionSnapshot());
+	begin_transaction();
 	if (npartitions > count_partitions(id, stream) && query_lock(id) &&
 		(query = query_get(id)) != NULL && query->state == QUERY_ACTIVE && !query->stop_at_end)
 	{
@@ -406,8 +403,7 @@ query_add_partitions(Oid id, const StreamInfo *stream)
 			pipeline_notify_at_commit();
 		}
 	}
-	PopActiveSnapshot();
-	CommitTransactionCommand();
+	commit_transaction();
 	MemoryContextSwitchTo(caller);
 	pfree(bounds);
 	return added;

@@ -12,7 +12,6 @@
  */
 #include "pipeline/shared.h"
 
-#include "access/xact.h"
 #include "catalog/pg_authid.h"
 #include "miscadmin.h"
 #include "pgstat.h"
@@ -23,7 +22,6 @@
 #include "storage/lmgr.h"
 #include "tcop/tcopprot.h"
 #include "utils/memutils.h"
-#include "utils/snapmgr.h"
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
 
@@ -244,8 +242,7 @@ read_wanted(bool *anything)
 	List *wanted = NIL;
 	ListCell *lc;
 
-	StartTransactionCommand();
-	PushActiveSnapshot(GetTransactionSnapshot());
+	begin_transaction();
 	MemoryContextSwitchTo(caller);
 	*anything = false;
 	foreach (lc, query_list())
@@ -257,8 +254,7 @@ read_wanted(bool *anything)
 		*anything = true;
 		wanted = wanted_of_query(query, wanted);
 	}
-	PopActiveSnapshot();
-	CommitTransactionCommand();
+	commit_transaction();
 	MemoryContextSwitchTo(caller);
 	return wanted;
 }
@@ -288,13 +284,11 @@ is_wanted(List *wanted, const PipelineSlot *slot)
 static void
 record_error(Oid query, int pipeline, ErrorData *error, bool retry)
 {
-	StartTransactionCommand();
-	PushActiveSnapshot(GetTransactionSnapshot());
+	begin_transaction();
 	if (ConditionalLockRelationOid(query, RowExclusiveLock) && query_get(query) != NULL)
 		query_set_pipeline_error(query, pipeline, error,
 								 error && retry ? query_next_attempt(query, pipeline) : DT_NOEND);
-	PopActiveSnapshot();
-	CommitTransactionCommand();
+	commit_transaction();
 }
 
 static void
@@ -313,12 +307,10 @@ record_lost_run(const PipelineStart *start)
 {
 	bool forgiven = true;
 
-	StartTransactionCommand();
-	PushActiveSnapshot(GetTransactionSnapshot());
+	begin_transaction();
 	if (ConditionalLockRelationOid(start->query, RowExclusiveLock) && query_get(start->query))
 		forgiven = query_forgive_crash(start->query, start->pipeline);
-	PopActiveSnapshot();
-	CommitTransactionCommand();
+	commit_transaction();
 	if (!forgiven)
 		record_crash(start);
 }

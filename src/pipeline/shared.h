@@ -84,6 +84,10 @@ extern bool slot_attach(int index, const PipelineStart *start);
 /* Caller holds the lock. */
 extern void slot_free(PipelineSlot *slot);
 
+/* A transaction of a worker of velo's, with an active snapshot.  After an error AbortOutOfAnyTransaction() ends it. */
+extern void begin_transaction(void);
+extern void commit_transaction(void);
+
 extern void ddl_install_hook(void);
 
 #endif /* VELO_SHARED_H */

@@ -19,6 +19,7 @@
 #include "catalog/pg_class.h"
 #include "miscadmin.h"
 #include "pgstat.h"
+#include "pipeline/shared.h"
 #include "postmaster/interrupt.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
@@ -335,8 +336,7 @@ set_up(Oid id, int number, int generation)
 	Pipeline *pipeline;
 
 	register_callbacks();
-	StartTransactionCommand();
-	PushActiveSnapshot(GetTransactionSnapshot());
+	begin_transaction();
 	old = MemoryContextSwitchTo(context);
 	pipeline = palloc0_object(Pipeline);
 	pipeline->id = id;
@@ -378,8 +378,7 @@ set_up(Oid id, int number, int generation)
 	else
 		pipeline = NULL;
 	MemoryContextSwitchTo(old);
-	PopActiveSnapshot();
-	CommitTransactionCommand();
+	commit_transaction();
 	if (pipeline == NULL)
 		MemoryContextDelete(context);
 	return pipeline;
@@ -795,8 +794,7 @@ become_merged(Pipeline *pipeline)
 {
 	TimestampTz advanced;
 
-	StartTransactionCommand();
-	PushActiveSnapshot(GetTransactionSnapshot());
+	begin_transaction();
 	if (query_enter(pipeline->id, pipeline->query->generation, &advanced))
 	{
 		ereport(LOG, (errmsg("pipelines of query \"%s\" share groups from now on",
@@ -806,8 +804,7 @@ become_merged(Pipeline *pipeline)
 		query_set_merged(pipeline->id);
 		pipeline_notify_at_commit();
 	}
-	PopActiveSnapshot();
-	CommitTransactionCommand();
+	commit_transaction();
 }
 
 /*
@@ -824,8 +821,7 @@ transaction(Pipeline *pipeline)
 	bool proven;
 	TimestampTz stage_start;
 
-	StartTransactionCommand();
-	PushActiveSnapshot(GetTransactionSnapshot());
+	begin_transaction();
 	lock_valid_plan(pipeline);
 	LockRelationOid(query->target, RowExclusiveLock);
 	if (!query_enter(pipeline->id, query->generation, &pipeline->advanced))
@@ -887,8 +883,7 @@ transaction(Pipeline *pipeline)
 			 (processed > 0 || caught_up(pipeline));
 	if (proven && pipeline->unproven)
 		query_set_error(pipeline->id, NULL, DT_NOEND);
-	PopActiveSnapshot();
-	CommitTransactionCommand();
+	commit_transaction();
 	pipeline->unproven &= !proven;
 	record_stage(METRIC_COMMIT, GetCurrentTimestamp() - stage_start);
 	MemoryContextSwitchTo(pipeline->context);
@@ -970,14 +965,12 @@ restore_committed(Pipeline *pipeline)
 			partition->idle = partition->committed.idle;
 		}
 	}
-	StartTransactionCommand();
-	PushActiveSnapshot(GetTransactionSnapshot());
+	begin_transaction();
 	MemoryContextSwitchTo(pipeline->context);
 	for (int s = 0; s < pipeline->nstreams; s++)
 		reopen_source(pipeline, &pipeline->streams[s]);
 	load_groups(pipeline);
-	PopActiveSnapshot();
-	CommitTransactionCommand();
+	commit_transaction();
 	MemoryContextSwitchTo(pipeline->context);
 }
 

@@ -262,6 +262,56 @@ SQL
 	ok($pg->wait_until(q{SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type IN ('velo pipeline', 'velo scheduler')}), 'and no worker');
 }
 
+# ---------------------------------------------------------------- deadlocks
+
+{
+	# the pipeline holds its result and waits for a table long before the user, who holds that, asks for the result
+	$kafka->create_topic('deadlock', 1);
+	$pg->query(<<"SQL");
+CREATE TABLE consulted (x int);
+CREATE FUNCTION consult(x bigint) RETURNS bigint LANGUAGE plpgsql AS 'BEGIN PERFORM FROM consulted; RETURN x; END';
+SELECT velo.create_stream('deadlock', columns => 'id bigint', brokers => '$brokers');
+SELECT velo.create_query('consulting', 'SELECT consult(id) AS id FROM deadlock');
+SELECT velo.wait('consulting');
+SQL
+	my ($status, undef, $error) = $pg->psql(<<'SQL');
+BEGIN;
+LOCK TABLE consulted;
+INSERT INTO deadlock VALUES (1);
+DO $$
+BEGIN
+	WHILE NOT EXISTS (SELECT FROM pg_locks WHERE relation = 'consulted'::regclass AND NOT granted
+		AND clock_timestamp() - waitstart > interval '200 ms')
+	LOOP
+		PERFORM pg_sleep(0.01);
+	END LOOP;
+END $$;
+ALTER TABLE consulting ADD COLUMN more int;
+COMMIT;
+SQL
+	is($status, 0, 'in a deadlock the pipeline gives way') or diag($error);
+	is($pg->query(q{SELECT velo.wait('consulting')}), 't', 'and tries again');
+	is($pg->query('SELECT id FROM consulting'), 1, 'exactly once');
+
+	# nor do those who plan a query, and those who drop what it uses, lock things in opposite order
+	is($pg->query(<<'SQL'), '', 'a pipeline that waits for its stream keeps nothing');
+BEGIN;
+ALTER FOREIGN TABLE deadlock OPTIONS (ADD max_future '1 day');
+INSERT INTO deadlock VALUES (2);
+DO $$
+BEGIN
+	WHILE NOT EXISTS (SELECT FROM pg_locks WHERE relation = 'deadlock'::regclass AND NOT granted)
+	LOOP
+		PERFORM pg_sleep(0.01);
+	END LOOP;
+END $$;
+SELECT relation::regclass FROM pg_locks WHERE relation IN ('consulting'::regclass, 'velo_queries.consulting'::regclass) AND granted;
+ROLLBACK;
+SQL
+	is($pg->query(q{SELECT velo.wait('consulting')}), 't', 'and goes on');
+	$pg->query('DROP FOREIGN TABLE deadlock CASCADE');
+}
+
 # ---------------------------------------------------------------- much state
 
 {
