@@ -72,8 +72,8 @@ extern ContinuousPlan *continuous_plan_rewritten(ContinuousQuery *query);
 typedef struct WindowKey
 {
 	Expr *expr; /* an item of GROUP BY; NULL: no window */
-	bool
-		range; /* velo.tumble, velo.hop: bounds are lower() and upper() of it; else it is the start itself */
+	/* velo.tumble, velo.hop: bounds are lower() and upper() of it; else it is the start itself */
+	bool range;
 } WindowKey;
 
 /* The window of an analysed query. */

@@ -132,15 +132,14 @@ static char *
 equality_operator(TypeCacheEntry *type)
 {
 	HeapTuple tuple = SearchSysCache1(OPEROID, ObjectIdGetDatum(type->eq_opr));
-	Form_pg_operator operator;
+	Form_pg_operator eq;
 	char *spelled;
 
 	if (!HeapTupleIsValid(tuple))
 		elog(ERROR, "cache lookup failed for operator %u", type->eq_opr);
-	operator=(Form_pg_operator) GETSTRUCT(tuple);
-	spelled =
-		psprintf("OPERATOR(%s.%s)", quote_identifier(get_namespace_name(operator->oprnamespace)),
-				 NameStr(operator->oprname));
+	eq = (Form_pg_operator) GETSTRUCT(tuple);
+	spelled = psprintf("OPERATOR(%s.%s)", quote_identifier(get_namespace_name(eq->oprnamespace)),
+					   NameStr(eq->oprname));
 	ReleaseSysCache(tuple);
 	return spelled;
 }
