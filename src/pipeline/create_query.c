@@ -34,7 +34,6 @@
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
-#include "utils/resowner.h"
 #include "utils/regproc.h"
 #include "utils/rel.h"
 #include "utils/ruleutils.h"
@@ -107,10 +106,10 @@ check_sink(const char *sink)
 static char *
 schema_for_query(const char *qualifier)
 {
-	Oid namespace;
+	Oid nspid;
 
 	if (qualifier != NULL)
-		namespace = LookupExplicitNamespace(qualifier, false);
+		nspid = LookupExplicitNamespace(qualifier, false);
 	else
 	{
 		List *path = fetch_search_path(false);
@@ -118,13 +117,13 @@ schema_for_query(const char *qualifier)
 		if (path == NIL)
 			ereport(ERROR, (errcode(ERRCODE_UNDEFINED_SCHEMA),
 							errmsg("no schema has been selected to create in")));
-		namespace = linitial_oid(path);
+		nspid = linitial_oid(path);
 	}
-	if (isAnyTempNamespace(namespace))
+	if (isAnyTempNamespace(nspid))
 		ereport(ERROR, (errcode(ERRCODE_INVALID_SCHEMA_NAME),
 						errmsg("cannot create a query in a temporary schema"),
 						errdetail("A query is run by processes that don't see temporary tables.")));
-	return get_namespace_name(namespace);
+	return get_namespace_name(nspid);
 }
 
 static List *
@@ -201,11 +200,11 @@ key_column_names(ContinuousQuery *continuous)
 static Oid
 make_result_table(const QueryInfo *query, ContinuousQuery *continuous)
 {
-	Oid namespace = get_namespace_oid(query->schema, false);
+	Oid nspid = get_namespace_oid(query->schema, false);
 	const char *name = quote_qualified_identifier(query->schema, query->plain_name);
 	Oid relid;
 
-	if (OidIsValid(get_relname_relid(query->plain_name, namespace)))
+	if (OidIsValid(get_relname_relid(query->plain_name, nspid)))
 		ereport(ERROR, (errcode(ERRCODE_DUPLICATE_TABLE),
 						errmsg("relation \"%s\" already exists", query->plain_name),
 						errhint("Give the query another name, or an existing table to write to as "
@@ -214,7 +213,7 @@ make_result_table(const QueryInfo *query, ContinuousQuery *continuous)
 	/* half empty pages: rows of groups are updated in place again and again */
 	execute(psprintf("CREATE TABLE %s (%s)%s", name, column_definitions(continuous),
 					 continuous->grouped ? " WITH (fillfactor = 50)" : ""));
-	relid = get_relname_relid(query->plain_name, namespace);
+	relid = get_relname_relid(query->plain_name, nspid);
 	if (!OidIsValid(relid))
 		elog(ERROR, "table %s was not created", name);
 	if (continuous->key_columns != NIL)
@@ -374,9 +373,9 @@ check_target_is_empty(Oid target)
 	GetUserIdAndSecContext(&user, &context);
 	SetUserIdAndSecContext(query_owner(target), context | SECURITY_LOCAL_USERID_CHANGE);
 	SPI_connect();
-	execute(psprintf(
-		"SELECT FROM %s LIMIT 1",
-		quote_qualified_identifier(get_namespace_name(get_rel_namespace(target)), name)));
+	execute(
+		psprintf("SELECT FROM %s LIMIT 1",
+				 quote_qualified_identifier(get_namespace_name(get_rel_namespace(target)), name)));
 	empty = (SPI_processed == 0);
 	SPI_finish();
 	SetUserIdAndSecContext(user, context);
@@ -391,11 +390,11 @@ check_target_is_empty(Oid target)
 
 /* A name for the view that no other relation of the schema has. */
 static char *
-choose_view_name(const char *name, Oid namespace)
+choose_view_name(const char *name, Oid nspid)
 {
 	char *choice = pstrdup(name);
 
-	for (int i = 1; OidIsValid(get_relname_relid(choice, namespace)); i++)
+	for (int i = 1; OidIsValid(get_relname_relid(choice, nspid)); i++)
 	{
 		char suffix[16];
 
@@ -411,9 +410,9 @@ choose_view_name(const char *name, Oid namespace)
 static Oid
 make_view(const QueryInfo *query, ContinuousQuery *continuous)
 {
-	Oid namespace = get_namespace_oid(VELO_QUERY_SCHEMA, false);
+	Oid nspid = get_namespace_oid(VELO_QUERY_SCHEMA, false);
 	CreateStmt *create = makeNode(CreateStmt);
-	HeapTuple tuple = SearchSysCache1(NAMESPACEOID, ObjectIdGetDatum(namespace));
+	HeapTuple tuple = SearchSysCache1(NAMESPACEOID, ObjectIdGetDatum(nspid));
 	Oid schema_owner = ((Form_pg_namespace) GETSTRUCT(tuple))->nspowner;
 	Oid user;
 	int context;
@@ -432,7 +431,7 @@ make_view(const QueryInfo *query, ContinuousQuery *continuous)
 												 exprCollation((Node *) entry->expr)));
 	}
 	create->relation =
-		makeRangeVar(VELO_QUERY_SCHEMA, choose_view_name(query->plain_name, namespace), -1);
+		makeRangeVar(VELO_QUERY_SCHEMA, choose_view_name(query->plain_name, nspid), -1);
 	create->oncommit = ONCOMMIT_NOOP;
 
 	GetUserIdAndSecContext(&user, &context);
@@ -447,32 +446,17 @@ make_view(const QueryInfo *query, ContinuousQuery *continuous)
 
 /* ------------------------------------------------------------------ first contact */
 
+static void
+resolve_partitions(void *arg)
+{
+	query_resolve_partitions(arg, CONTACT_TIMEOUT_MS);
+}
+
 bool
 contact_brokers(QueryInfo *query)
 {
-	MemoryContext caller = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
-	ErrorData *volatile error = NULL;
+	ErrorData *error = try_in_subtransaction(resolve_partitions, query);
 
-	BeginInternalSubTransaction(NULL);
-	MemoryContextSwitchTo(caller);
-	PG_TRY();
-	{
-		query_resolve_partitions(query, CONTACT_TIMEOUT_MS);
-		ReleaseCurrentSubTransaction();
-		MemoryContextSwitchTo(caller);
-		CurrentResourceOwner = owner;
-	}
-	PG_CATCH();
-	{
-		MemoryContextSwitchTo(caller);
-		error = CopyErrorData();
-		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
-		MemoryContextSwitchTo(caller);
-		CurrentResourceOwner = owner;
-	}
-	PG_END_TRY();
 	if (error == NULL)
 		return true;
 

@@ -1,6 +1,8 @@
 /*
  * transaction.c
- *		Transactions of velo's workers: in a deadlock with a user's command it is the worker that gives way.
+ *		Transactions of velo's workers, and subtransactions.
+ *
+ * In a deadlock with a user's command it is the worker that gives way.
  *
  * A backend looks for a deadlock once in each wait for a lock, deadlock_timeout after it began to wait.  So a worker that
  * has waited for longer than that doesn't notice when a DROP closes the circle, and the user's command is the one to
@@ -11,6 +13,7 @@
 
 #include "access/xact.h"
 #include "storage/proc.h"
+#include "utils/resowner.h"
 #include "utils/snapmgr.h"
 #include "utils/timeout.h"
 #include "utils/timestamp.h"
@@ -38,9 +41,9 @@ begin_transaction(void)
 	}
 	StartTransactionCommand();
 	PushActiveSnapshot(GetTransactionSnapshot());
-	enable_timeout_every(
-		deadlock_check, TimestampTzPlusMilliseconds(GetCurrentTimestamp(), DEADLOCK_CHECK_MS),
-		DEADLOCK_CHECK_MS);
+	enable_timeout_every(deadlock_check,
+						 TimestampTzPlusMilliseconds(GetCurrentTimestamp(), DEADLOCK_CHECK_MS),
+						 DEADLOCK_CHECK_MS);
 }
 
 void
@@ -48,4 +51,31 @@ commit_transaction(void)
 {
 	PopActiveSnapshot();
 	CommitTransactionCommand();
+}
+
+ErrorData *
+try_in_subtransaction(void (*step)(void *arg), void *arg)
+{
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	ErrorData *volatile error = NULL;
+
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(context);
+	PG_TRY();
+	{
+		step(arg);
+		ReleaseCurrentSubTransaction();
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(context);
+	CurrentResourceOwner = owner;
+	return error;
 }
