@@ -64,9 +64,11 @@ typedef struct StreamInfo
 	int64 max_future;         /* microseconds; -1: none */
 	int64 partitions_refresh; /* ms */
 	bool skip_errors;         /* on_error of ad-hoc scans */
-	List *
-		properties; /* of DefElem: librdkafka's properties of server and user mapping (of the current
-								 * user; none of the mapping's when brokers_own) */
+	/*
+	 * Of DefElem: librdkafka's properties of server and user mapping (of the current user; none of the mapping's when
+	 * brokers_own)
+	 */
+	List *properties;
 } StreamInfo;
 
 /* true if the relation is a foreign table of the velo wrapper; false for anything else, also a missing one */
@@ -121,11 +123,11 @@ typedef struct QueryInfo
 	Oid target;      /* the table it writes */
 	bool own_target; /* velo made it */
 	EmitMode emit;
-	bool
-		windowed; /* dialect or native window, or FINAL over date_bin/date_trunc: lateness applies */
+	/* dialect or native window, or FINAL over date_bin/date_trunc: lateness applies */
+	bool windowed;
 	bool stop_at_end;
 	int npipelines; /* 0: not known yet (no contact with the broker so far) */
-	bool merged;    /* groups are shared by the pipelines (DESIGN 6) */
+	bool merged;    /* groups are shared by the pipelines */
 	OnError on_error;
 	bool keep_late; /* on_late => 'dead_letter' */
 	QueryOptions options;
@@ -169,8 +171,8 @@ typedef struct PipelineCounters
 	int64 dead_letters;
 	int64 skipped;
 	int64 batches;
-	TimestampTz
-		closed; /* the query's watermark that its windows were last closed by; DT_NOBEGIN: none */
+	/* the query's watermark that its windows were last closed by; DT_NOBEGIN: none */
+	TimestampTz closed;
 } PipelineCounters;
 
 /* NULL if there is no such query (any more). */
@@ -234,11 +236,11 @@ extern void query_set_state(Oid id, QueryState state);
 typedef struct QueryError
 {
 	int pipeline; /* -1: the query as a whole */
-	char *message;
+	const char *message;
 	int sqlerrcode;
-	char *hint; /* or NULL */
+	const char *hint; /* or NULL */
 	TimestampTz at;
-	TimestampTz retry_at; /* DT_NOEND: no retry */
+	TimestampTz retry_at; /* DT_NOEND: it tells of no time; DT_NOBEGIN: there is none */
 } QueryError;
 
 #define QUERY_AS_A_WHOLE (-1)

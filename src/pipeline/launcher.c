@@ -156,6 +156,22 @@ check_starting(BackgroundWorkerHandle **handles)
 	return starting;
 }
 
+/* Say so in velo.queries, and once in the log. */
+static void
+set_has_no_worker(SchedulerSlot *slot, bool has_none)
+{
+	bool news;
+
+	LWLockAcquire(velo_shared->lock, LW_EXCLUSIVE);
+	news = has_none && !slot->has_no_worker;
+	slot->has_no_worker = has_none;
+	LWLockRelease(velo_shared->lock);
+	if (news)
+		ereport(LOG, (errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+					  errmsg("out of background worker slots for a velo scheduler"),
+					  errhint("You might need to increase max_worker_processes.")));
+}
+
 /*
  * Start the next scheduler that is wanted, if any may start now.  Returns how long to wait for the next one to come
  * due, in milliseconds; -1: until something happens.
@@ -210,10 +226,7 @@ start_wanted(BackgroundWorkerHandle **handles)
 		loop_context = MemoryContextSwitchTo(TopMemoryContext);
 		handles[i] = start_scheduler(start);
 		MemoryContextSwitchTo(loop_context);
-		if (handles[i] == NULL)
-			ereport(LOG, (errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
-						  errmsg("out of background worker slots for a velo scheduler"),
-						  errhint("You might need to increase max_worker_processes.")));
+		set_has_no_worker(slot, handles[i] == NULL);
 		return handles[i] ? -1 : SCHEDULER_RESTART_MS;
 	}
 	return timeout;

@@ -62,10 +62,12 @@ typedef struct PipelineSlot
 	pid_t pid;
 	Latch *latch; /* of the worker, NULL until it has attached */
 	PipelineState state;
-	bool stop; /* told to end */
-	bool
-		changed; /* something about the queries of the database did: call query_enter() soon; the worker resets it */
-	bool done; /* the worker ends on purpose, whatever there is to say about it has been said */
+	bool stop;                /* told to end */
+	TimestampTz interrupt_at; /* if it has not by then */
+	/* something about the queries of the database did: call query_enter() soon; the worker resets it */
+	bool changed;
+	/* the worker ends on purpose, whatever there is to say about it has been said */
+	bool done;
 	TimestampTz started_at;
 	int restarts;
 
@@ -96,6 +98,12 @@ typedef struct PipelineSlot
 extern void pipeline_init(void);
 /* true if the library was preloaded, so that pipelines can run */
 extern bool pipeline_available(void);
+
+/*
+ * Does something keep all queries of this database from running?  If so, *error is filled with what velo.queries shows
+ * of it.
+ */
+extern bool pipelines_are_kept(QueryError *error);
 
 /* Something about the queries of this database changed: tell the scheduler when the transaction commits. */
 extern void pipeline_notify_at_commit(void);

@@ -237,7 +237,8 @@ velo_restart_query(PG_FUNCTION_ARGS)
 	if (PG_ARGISNULL(0))
 		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 						errmsg("argument \"name\" must not be null")));
-	query = open_query(text_to_cstring(PG_GETARG_TEXT_PP(0)), "velo.restart_query()", start != NULL);
+	query =
+		open_query(text_to_cstring(PG_GETARG_TEXT_PP(0)), "velo.restart_query()", start != NULL);
 	check_rights_of_owner(query);
 	query_record_dependencies(query);
 	query->state = QUERY_ACTIVE;

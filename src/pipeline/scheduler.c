@@ -317,13 +317,14 @@ record_lost_run(const PipelineStart *start)
 
 /*
  * Tell pipelines that nobody wants to end, and take back the slots of those that ended unexpectedly or have never
- * begun.  Returns true if something was recorded, so that "wanted" is out of date.
+ * begun.  *stopping: some have not ended yet.  Returns true if something was recorded, so that "wanted" is out of date.
  */
 static bool
-stop_unwanted(List *wanted)
+stop_unwanted(List *wanted, bool *stopping)
 {
 	bool recorded = false;
 
+	*stopping = false;
 	for (int i = 0; i < velo_shared->nslots; i++)
 	{
 		PipelineSlot *slot = &velo_shared->pipelines[i];
@@ -347,9 +348,8 @@ stop_unwanted(List *wanted)
 			}
 			else if (!is_wanted(wanted, slot))
 			{
-				slot->stop = true;
-				if (slot->latch)
-					SetLatch(slot->latch);
+				slot_stop(slot);
+				*stopping = true;
 			}
 		}
 		LWLockRelease(velo_shared->lock);
@@ -477,6 +477,13 @@ start_not_before(const WantedPipeline *pipeline)
 	return last ? TimestampTzPlusMilliseconds(last->start.started_at, RESTART_MS) : DT_NOBEGIN;
 }
 
+/* The shorter of two times to wait, of which the first may be -1: for ever. */
+static long
+sooner(long timeout, long other)
+{
+	return timeout < 0 ? other : Min(timeout, other);
+}
+
 /*
  * Start what is wanted and may start now.  Returns how long to wait for the next attempt at one that failed, in
  * milliseconds; -1: until something happens.
@@ -500,14 +507,12 @@ start_missing(List *wanted)
 		if (pipeline->unproven)
 		{
 			record_lost_run(&pipeline->start);
-			timeout = timeout < 0 ? RECORDED_MS : Min(timeout, RECORDED_MS);
+			timeout = sooner(timeout, RECORDED_MS);
 			continue;
 		}
 		if (not_before > now)
 		{
-			long wait = TimestampDifferenceMilliseconds(now, not_before) + 1;
-
-			timeout = timeout < 0 ? wait : Min(timeout, wait);
+			timeout = sooner(timeout, TimestampDifferenceMilliseconds(now, not_before) + 1);
 			continue;
 		}
 		if (!pipeline->owner_can_login)
@@ -519,7 +524,7 @@ start_missing(List *wanted)
 								   "has LOGIN."};
 
 			record_error(pipeline->start.query, pipeline->start.pipeline, &error, true);
-			timeout = timeout < 0 ? RECORDED_MS : Min(timeout, RECORDED_MS);
+			timeout = sooner(timeout, RECORDED_MS);
 			continue;
 		}
 		setting = start_pipeline(pipeline);
@@ -545,7 +550,7 @@ start_missing(List *wanted)
 	}
 	set_wants_worker(missing != NULL);
 	if (missing != NULL)
-		timeout = timeout < 0 ? NO_WORKER_RETRY_MS : Min(timeout, NO_WORKER_RETRY_MS);
+		timeout = sooner(timeout, NO_WORKER_RETRY_MS);
 	return timeout;
 }
 
@@ -576,6 +581,7 @@ velo_scheduler_main(Datum arg)
 	{
 		List *wanted;
 		bool anything;
+		bool stopping;
 		long timeout;
 
 		ResetLatch(MyLatch);
@@ -593,10 +599,12 @@ velo_scheduler_main(Datum arg)
 		LWLockRelease(velo_shared->lock);
 
 		wanted = read_wanted(&anything);
-		if (stop_unwanted(wanted))
+		if (stop_unwanted(wanted, &stopping))
 			wanted = read_wanted(&anything);
 		scheduler_settle(anything);
 		timeout = start_missing(wanted);
+		if (stopping)
+			timeout = sooner(timeout, PIPELINE_STOP_MS);
 
 		(void) WaitLatch(MyLatch,
 						 WL_LATCH_SET | WL_EXIT_ON_PM_DEATH | (timeout >= 0 ? WL_TIMEOUT : 0),

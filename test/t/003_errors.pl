@@ -4,6 +4,7 @@
 use strict;
 use warnings;
 
+use IO::Socket::INET;
 use Test::More;
 use Time::HiRes qw(time);
 use Velo::Kafka;
@@ -355,6 +356,42 @@ SQL
 	ok($pg->wait_until(q{SELECT bool_and(state = 'running' AND error IS NULL AND retry_at IS NULL) FROM velo.queries}), 'and the error is over')
 	  or diag($pg->query('SELECT * FROM velo.queries'));
 	drop('of_absent', 'of_outage');
+}
+
+# ---------------------------------------------------------------- a broker that says nothing
+
+{
+	# connections are made, and nobody answers
+	my $silent = IO::Socket::INET->new(LocalAddr => '127.0.0.1', Listen => 50) or die "socket: $!\n";
+	my $address = '127.0.0.1:' . $silent->sockport;
+
+	create_stream('silent', 1);
+	create_query('of_silent', 'SELECT id FROM silent');
+	done('of_silent');
+	$pg->query("ALTER FOREIGN TABLE silent OPTIONS (SET brokers '$address')");
+	for my $command (q{velo.wait('of_silent', '1 min')}, q{velo.create_query('of_nobody', 'SELECT id FROM silent')}, q{count(*) FROM silent})
+	{
+		my (undef, $out, $error) = $pg->psql(<<"SQL");
+\\set ON_ERROR_STOP off
+SET statement_timeout = '200 ms';
+SELECT $command;
+SELECT 'goes on';
+SQL
+		like($error, qr/canceling statement/, "$command answers a cancel");
+		is($out, 'goes on', "$command: and leaves the session as it was");
+	}
+
+	# a pipeline that waits for its first answer, 5 s each time, doesn't let those wait who tell it to end
+	create_query('of_nobody', 'SELECT id FROM silent');
+	ok($pg->wait_until(q{SELECT count(*) = 1 FROM pg_stat_activity WHERE query LIKE 'velo: query of_nobody%'}), 'it is asked again and again');
+	my $start = time;
+	$pg->query(q{SELECT velo.drop_query('of_nobody')});
+	ok($pg->wait_until(q{SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'velo pipeline'}), 'a pipeline that waits for an answer ends');
+	cmp_ok(time - $start, '<', 4.5, 'at once');
+	$pg->query(qq{ALTER FOREIGN TABLE silent OPTIONS (SET brokers '@{[$kafka->brokers]}')});
+	produce('silent', 0, good(1));
+	done('of_silent');
+	drop('of_silent');
 }
 
 # ---------------------------------------------------------------- gaps

@@ -218,6 +218,39 @@ SQL
 	$pg->query(q{SELECT velo.drop_query(name) FROM velo.queries WHERE name LIKE 'more%'});
 }
 
+{
+	# one for the launcher, one for the scheduler, and no more
+	my $small = Velo::Server->new(name => 'small', conf => {max_worker_processes => 2});
+
+	for my $database ('postgres', 'other')
+	{
+		$small->query('CREATE DATABASE other') if $database eq 'other';
+		$small->query(<<"SQL", $database);
+CREATE EXTENSION velo;
+SELECT velo.create_stream('records', columns => 'id bigint, k text', brokers => '$brokers');
+SELECT velo.create_query('counts', 'SELECT k, count(*) AS n FROM records GROUP BY k');
+SQL
+		my $waits = q{SELECT state = 'waiting' AND error = 'waiting for a worker slot' AND error_sqlstate = '53400'
+			AND error_hint LIKE '%max_worker_processes%' AND retry_at IS NOT NULL FROM velo.queries};
+
+		ok(wait_for(sub { ($small->psql($waits, $database))[1] eq 't' }), "$database: a query waits when there is no worker for it")
+		  or diag($small->query('SELECT * FROM velo.queries', $database));
+	}
+	$small->query('DROP DATABASE other');
+
+	# without being preloaded all works but the running
+	$small->stop;
+	$small->configure(shared_preload_libraries => '', 'velo.dev_broker_port' => 1);
+	$small->start;
+	is($small->query('SELECT state, error, error_hint FROM velo.queries'),
+		'waiting|velo is not preloaded|Add velo to shared_preload_libraries and restart the server.', 'velo is not preloaded: velo.queries says so');
+	is($small->query('SELECT count(*) FROM records'), $produced, 'and streams can be read');
+	my (undef, undef, $error) = $small->psql(q{SELECT velo.create_query('more', 'SELECT id FROM records')});
+	like($error, qr/WARNING:  queries do not run, because velo is not preloaded/, 'a query can be created, with a warning');
+	is($small->query(q{SELECT velo.wait('more', '10 ms')}), 'f', 'and waited for');
+	$small->query(q{SELECT velo.drop_query('more'); DROP EXTENSION velo CASCADE});
+}
+
 # ---------------------------------------------------------------- commands that want a database, or an object, for themselves
 
 {
@@ -296,7 +329,7 @@ SQL
 	# nor do those who plan a query, and those who drop what it uses, lock things in opposite order
 	is($pg->query(<<'SQL'), '', 'a pipeline that waits for its stream keeps nothing');
 BEGIN;
-ALTER FOREIGN TABLE deadlock OPTIONS (ADD max_future '1 day');
+ALTER FOREIGN TABLE deadlock OPTIONS (ADD partitions_refresh '1 min');
 INSERT INTO deadlock VALUES (2);
 DO $$
 BEGIN
