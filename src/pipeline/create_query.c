@@ -508,8 +508,8 @@ velo_create_query(PG_FUNCTION_ARGS)
 						errmsg("invalid value for \"stop\": \"%s\"", stop),
 						errhint("Valid values are: end.")));
 	query->stop_at_end = (stop != NULL);
-	query->on_error = parse_on_error(text_argument(fcinfo, ARG_ON_ERROR, "dead_letter"));
-	query->keep_late = parse_on_late(text_argument(fcinfo, ARG_ON_LATE, "drop"));
+	query->on_error = parse_on_error(text_argument(fcinfo, ARG_ON_ERROR, DEFAULT_ON_ERROR));
+	query->keep_late = parse_on_late(text_argument(fcinfo, ARG_ON_LATE, DEFAULT_ON_LATE));
 	query->own_options = PG_ARGISNULL(ARG_OPTIONS) ? NULL : PG_GETARG_JSONB_P_COPY(ARG_OPTIONS);
 	check_options(query->own_options, NULL, &query->options);
 	if (!PG_ARGISNULL(ARG_PIPELINES))

@@ -262,11 +262,12 @@ time_left(TimestampTz deadline)
 	return (int) Max(1, TimestampDifferenceMilliseconds(GetCurrentTimestamp(), deadline));
 }
 
-/* Put all partitions of a stream into "partitions"; returns their number. */
-static int
+/* All partitions of a stream, a list of PartitionInfo. */
+static List *
 resolve_stream(const QueryInfo *query, const Start *start, const StreamInfo *stream,
-			   TimestampTz deadline, List **partitions)
+			   TimestampTz deadline)
 {
+	List *partitions = NIL;
 	int npartitions;
 	SourceBounds *bounds = source_bounds(stream, &npartitions, time_left(deadline));
 	int64 *offsets = start_offsets(start, stream, bounds, npartitions, time_left(deadline));
@@ -281,9 +282,28 @@ resolve_stream(const QueryInfo *query, const Start *start, const StreamInfo *str
 		partition->end_offset = bounds[i].end;
 		partition->stop_offset = query->stop_at_end ? bounds[i].end : -1;
 		partition->watermark = DT_NOBEGIN;
-		*partitions = lappend(*partitions, partition);
+		partitions = lappend(partitions, partition);
 	}
-	return npartitions;
+	return partitions;
+}
+
+int
+query_choose_pipelines(const QueryInfo *query, List *partitions)
+{
+	int wanted = query->pipelines_wanted;
+	int most = 1;
+	ListCell *lc;
+
+	foreach (lc, partitions)
+		most = Max(most, ((PartitionInfo *) lfirst(lc))->partition + 1);
+	if (wanted == 0)
+		return Min(most, velo_max_pipelines_per_query);
+	if (wanted > most)
+		ereport(
+			NOTICE,
+			(errmsg("query \"%s\" has more pipelines than its topics have partitions", query->name),
+			 errdetail("%d of %d pipelines wait for partitions.", wanted - most, wanted)));
+	return wanted;
 }
 
 void
@@ -294,29 +314,22 @@ query_resolve_partitions(QueryInfo *query, int timeout_ms)
 	const Start *start = parse_start(query->start, continuous->streams);
 	List *partitions = NIL;
 	const QueryInfo *current;
-	int most = 1;
 	ListCell *lc;
 
 	foreach (lc, continuous->streams)
 	{
 		const StreamInfo *stream = stream_get_as(lfirst_oid(lc), query->owner);
 
-		most = Max(most, resolve_stream(query, start, stream, deadline, &partitions));
+		partitions = list_concat(partitions, resolve_stream(query, start, stream, deadline));
 	}
 
 	/* the brokers took their time, during which the query was not locked */
 	if (!query_lock(query->id) || (current = query_get(query->id)) == NULL ||
 		current->generation != query->generation)
 		return;
-	query->npipelines = query->pipelines_wanted > 0 ? query->pipelines_wanted
-													: Min(most, velo_max_pipelines_per_query);
+	query->npipelines = query_choose_pipelines(query, partitions);
 	query->merged = query->npipelines > 1 && continuous->grouped && !continuous->exclusive;
 	query->generation++;
-	if (query->npipelines > most)
-		ereport(NOTICE, (errmsg("query \"%s\" has more pipelines than its topics have partitions",
-								query->name),
-						 errdetail("%d of %d pipelines wait for partitions.",
-								   query->npipelines - most, query->npipelines)));
 	foreach (lc, partitions)
 	{
 		PartitionInfo *partition = lfirst(lc);

@@ -12,6 +12,7 @@
 #include "catalog/dependency.h"
 #include "catalog/pg_class.h"
 #include "commands/event_trigger.h"
+#include "common/string.h"
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "miscadmin.h"
@@ -282,17 +283,22 @@ velo_restart_query(PG_FUNCTION_ARGS)
  * share them; the pipelines see to it when they start.
  */
 static void
-alter_pipelines(QueryInfo *query, int npipelines)
+alter_pipelines(QueryInfo *query, int wanted)
 {
+	List *partitions = query_partitions(query->id);
 	PipelineCounters total;
+	int npipelines;
 	ListCell *lc;
 
-	query->pipelines_wanted = npipelines;
-	if (query->npipelines == 0 || query->npipelines == npipelines)
+	query->pipelines_wanted = wanted;
+	if (query->npipelines == 0) /* no contact so far */
+		return;
+	npipelines = query_choose_pipelines(query, partitions);
+	if (npipelines == query->npipelines)
 		return;
 	if (continuous_load(query)->grouped)
 		query->merged = true;
-	foreach (lc, query_partitions(query->id))
+	foreach (lc, partitions)
 	{
 		PartitionInfo *partition = lfirst(lc);
 
@@ -320,24 +326,44 @@ alter_pipelines(QueryInfo *query, int npipelines)
 	query->npipelines = npipelines;
 }
 
-/* The value of a key of a JSON object as text, which is taken out of it; NULL if it isn't there. */
-static char *
-take_option(Jsonb **options, const char *name)
+/*
+ * Take a key out of a JSON object; false if it isn't there.  *value: its value as text, "otherwise" for null.
+ */
+static bool
+take_option(Jsonb **options, const char *name, const char *otherwise, const char **value)
 {
 	Datum key = CStringGetTextDatum(name);
 	LOCAL_FCINFO(fcinfo, 2);
-	Datum value;
+	Datum field;
 
+	if (!DatumGetBool(DirectFunctionCall2(jsonb_exists, JsonbPGetDatum(*options), key)))
+		return false;
 	InitFunctionCallInfoData(*fcinfo, NULL, 2, InvalidOid, NULL, NULL);
 	fcinfo->args[0].value = JsonbPGetDatum(*options);
 	fcinfo->args[0].isnull = false;
 	fcinfo->args[1].value = key;
 	fcinfo->args[1].isnull = false;
-	value = jsonb_object_field_text(fcinfo);
-	if (fcinfo->isnull)
-		return NULL;
+	field = jsonb_object_field_text(fcinfo);
+	*value = fcinfo->isnull ? otherwise : TextDatumGetCString(field);
 	*options = DatumGetJsonbP(DirectFunctionCall2(jsonb_delete, JsonbPGetDatum(*options), key));
-	return TextDatumGetCString(value);
+	return true;
+}
+
+/* The value of the option "pipelines"; NULL: 0, as many as there are partitions. */
+static int
+parse_pipelines(const char *value)
+{
+	int pipelines;
+	char *end;
+
+	if (value == NULL)
+		return 0;
+	errno = 0;
+	pipelines = strtoint(value, &end, 10);
+	if (errno != 0 || end == value || *end != '\0')
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						errmsg("invalid value for query option \"pipelines\": \"%s\"", value)));
+	return check_pipelines(pipelines);
 }
 
 Datum
@@ -347,22 +373,22 @@ velo_alter_query(PG_FUNCTION_ARGS)
 		open_query(text_to_cstring(PG_GETARG_TEXT_PP(0)), "velo.alter_query()", false);
 	Jsonb *changes = PG_GETARG_JSONB_P_COPY(1);
 	QueryOptions options;
-	char *value;
+	const char *value;
 
 	if (!JB_ROOT_IS_OBJECT(changes))
 		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 						errmsg("options of a query must be a JSON object")));
-	if ((value = take_option(&changes, "on_error")) != NULL)
+	/* null means: as if it had not been given */
+	if (take_option(&changes, "on_error", DEFAULT_ON_ERROR, &value))
 		query->on_error = parse_on_error(value);
-	if ((value = take_option(&changes, "on_late")) != NULL)
+	if (take_option(&changes, "on_late", DEFAULT_ON_LATE, &value))
 		query->keep_late = parse_on_late(value);
-	if ((value = take_option(&changes, "pipelines")) != NULL)
-		alter_pipelines(query, check_pipelines(pg_strtoint32(value)));
+	if (take_option(&changes, "pipelines", NULL, &value))
+		alter_pipelines(query, parse_pipelines(value));
 	check_options(changes, MORE_OPTIONS, &options);
 	if (query->own_options != NULL)
 		changes = DatumGetJsonbP(DirectFunctionCall2(
 			jsonb_concat, JsonbPGetDatum(query->own_options), JsonbPGetDatum(changes)));
-	/* null means: as if it had not been given */
 	query->own_options =
 		DatumGetJsonbP(DirectFunctionCall1(jsonb_strip_nulls, JsonbPGetDatum(changes)));
 	save_query(query);

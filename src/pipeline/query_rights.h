@@ -15,6 +15,9 @@
  */
 extern void check_rights(Query *query, Oid target);
 
+#define DEFAULT_ON_ERROR "dead_letter"
+#define DEFAULT_ON_LATE "drop"
+
 /* The values of arguments and options; ereport(ERROR) with the valid ones. */
 extern OnError parse_on_error(const char *value);
 extern bool parse_on_late(const char *value);
