@@ -183,7 +183,11 @@ extern Oid query_lookup(const char *name, bool missing_ok);
 extern List *query_list(void);
 /* (schema, name) as regclass would print it */
 extern char *query_display_name(const char *schema, const char *name);
-extern bool query_exists(const char *schema, const char *name);
+/*
+ * For who wants to create a query of that name: waits for all others who do, in whatever schema (their views are all in
+ * one), until the transaction ends.  Returns whether there is a query of that name in the schema.
+ */
+extern bool query_reserve_name(const char *schema, const char *name);
 /* Store a new query, or all that may change of a known one; query->owner becomes the one it runs as. */
 extern void query_insert(const QueryInfo *query);
 extern void query_update(const QueryInfo *query);

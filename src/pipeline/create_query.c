@@ -517,7 +517,7 @@ velo_create_query(PG_FUNCTION_ARGS)
 
 	query->schema = schema_for_query(qualifier);
 	query->name = query_display_name(query->schema, query->plain_name);
-	if (query_exists(query->schema, query->plain_name))
+	if (query_reserve_name(query->schema, query->plain_name))
 		ereport(ERROR, (errcode(ERRCODE_DUPLICATE_OBJECT),
 						errmsg("query \"%s\" already exists", query->plain_name)));
 

@@ -295,6 +295,45 @@ SQL
 	ok($pg->wait_until(q{SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type IN ('velo pipeline', 'velo scheduler')}), 'and no worker');
 }
 
+# ---------------------------------------------------------------- queries of the same name, created at the same time
+
+{
+	my $script = "$pg->{dir}/create.sql";
+
+	$kafka->create_topic('same', 1);
+	$pg->query(<<"SQL");
+CREATE SCHEMA one;
+CREATE SCHEMA two;
+SELECT velo.create_stream('same', columns => 'id bigint', brokers => '$brokers');
+SQL
+	open my $file, '>', $script or die "$script: $!\n";
+	print $file <<'SQL';
+BEGIN;
+SELECT velo.create_query('one.same', 'SELECT id FROM same');
+SELECT pg_advisory_xact_lock(1);
+DO $$
+BEGIN
+	WHILE (SELECT count(*) < 2 FROM pg_locks WHERE NOT granted) LOOP PERFORM pg_sleep(0.01); END LOOP;
+END $$;
+COMMIT;
+SQL
+	close $file or die "$script: $!\n";
+	my @creators = (Velo::Process::spawn("$pg->{dir}/one.log", 'KILL', $pg->psql_command, '-f', $script));
+
+	ok($pg->wait_until(q{SELECT count(*) = 1 FROM pg_locks WHERE locktype = 'advisory'}), 'a query is being created');
+	open $file, '>', "$script.2" or die "$script.2: $!\n";
+	print $file q{SELECT velo.create_query('one.same', 'SELECT id FROM same');};
+	close $file or die "$script.2: $!\n";
+	push @creators, Velo::Process::spawn("$pg->{dir}/same.log", 'KILL', $pg->psql_command, '-f', "$script.2");
+	my ($status, undef, $error) = $pg->psql(q{SELECT velo.create_query('two.same', 'SELECT id FROM same')});
+
+	is($status, 0, 'one of the same name in another schema waits for it') or diag($error);
+	ok(wait_for(sub { Velo::Process::ended($creators[1]) }), 'as does one in the same schema');
+	like(Velo::Process::slurp("$pg->{dir}/same.log"), qr/query "same" already exists/, 'which is refused');
+	is($pg->query('SELECT string_agg(name, $$ $$ ORDER BY name) FROM velo.queries'), 'one.same two.same', 'both queries are there');
+	$pg->query('DROP FOREIGN TABLE same CASCADE');
+}
+
 # ---------------------------------------------------------------- deadlocks
 
 {
