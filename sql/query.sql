@@ -157,8 +157,19 @@ DELETE FROM velo.dead_letters;
 RESET ROLE;
 SELECT query, kind, "offset", value, message, correlation_id FROM velo.dead_letters;
 
--- owners
+-- a superuser who restarts a query doesn't lend its owner a hand
+SET ROLE query_owner;
+CREATE FUNCTION tell() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE WARNING ''emptied by %'', current_user; RETURN NULL; END';
+CREATE TRIGGER tell AFTER TRUNCATE ON mine EXECUTE FUNCTION tell();
+RESET ROLE;
+GRANT SELECT ON trades TO query_owner;
+SET client_min_messages = warning;
 \set VERBOSITY terse
+SELECT velo.restart_query('mine', 'latest');
+SET client_min_messages = error;
+REVOKE SELECT ON trades FROM query_owner;
+
+-- owners
 DROP ROLE query_owner;
 \set VERBOSITY default
 REASSIGN OWNED BY query_owner TO query_other;

@@ -358,31 +358,35 @@ check_rights(Query *query, Oid target)
 		sink_check_rights(target);
 }
 
-/*
- * A global aggregate has one row without a key, which is all that its target may hold: others would be overwritten.
- * Looked at as the target's owner, who is to write it.
- */
+uint64
+execute_as_owner(const char *format, Oid table)
+{
+	char *name = quote_qualified_identifier(get_namespace_name(get_rel_namespace(table)),
+											get_rel_name(table));
+	Oid owner = query_owner(table);
+	Oid user;
+	int context;
+	uint64 nrows;
+
+	GetUserIdAndSecContext(&user, &context);
+	SetUserIdAndSecContext(owner, context | SECURITY_LOCAL_USERID_CHANGE |
+									  (owner != user ? SECURITY_RESTRICTED_OPERATION : 0));
+	SPI_connect();
+	execute(psprintf(format, name));
+	nrows = SPI_processed;
+	SPI_finish();
+	SetUserIdAndSecContext(user, context);
+	return nrows;
+}
+
+/* A global aggregate has one row without a key, which is all that its target may hold: others would be overwritten. */
 static void
 check_target_is_empty(Oid target)
 {
-	char *name = get_rel_name(target);
-	Oid user;
-	int context;
-	bool empty;
-
-	GetUserIdAndSecContext(&user, &context);
-	SetUserIdAndSecContext(query_owner(target), context | SECURITY_LOCAL_USERID_CHANGE);
-	SPI_connect();
-	execute(
-		psprintf("SELECT FROM %s LIMIT 1",
-				 quote_qualified_identifier(get_namespace_name(get_rel_namespace(target)), name)));
-	empty = (SPI_processed == 0);
-	SPI_finish();
-	SetUserIdAndSecContext(user, context);
-	if (!empty)
+	if (execute_as_owner("SELECT FROM %s LIMIT 1", target) > 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("target \"%s\" is not empty", name),
+				 errmsg("target \"%s\" is not empty", get_rel_name(target)),
 				 errdetail("A query without GROUP BY keeps one row, in a table of its own.")));
 }
 

@@ -262,13 +262,7 @@ velo_restart_query(PG_FUNCTION_ARGS)
 		query->merged = false;
 		query->advanced = DT_NOBEGIN;
 		query_reset(query->id);
-		SPI_connect();
-		SPI_execute(
-			psprintf("TRUNCATE TABLE %s", quote_qualified_identifier(
-											  get_namespace_name(get_rel_namespace(query->target)),
-											  get_rel_name(query->target))),
-			false, 0);
-		SPI_finish();
+		(void) execute_as_owner("TRUNCATE TABLE %s", query->target);
 	}
 	save_query(query);
 	query_clear_errors(query->id);

@@ -15,6 +15,12 @@
  */
 extern void check_rights(Query *query, Oid target);
 
+/*
+ * Run a command on a table, whose name takes the place of %s in it, as the table's owner: its triggers and policies are
+ * theirs.  Returns the number of rows.
+ */
+extern uint64 execute_as_owner(const char *format, Oid table);
+
 #define DEFAULT_ON_ERROR "dead_letter"
 #define DEFAULT_ON_LATE "drop"
 
