@@ -37,6 +37,8 @@
 /* the fetch queue's share of a pipeline's memory, and that of one batch's bytes */
 #define QUEUE_SHARE 4
 #define BATCH_SHARE 8
+/* a transaction of a merged query ends when its partial groups take that part of the pipeline's memory */
+#define PARTIAL_SHARE 8
 /* how often a source in trouble is looked at */
 #define TROUBLE_CHECK_MS 1000
 
@@ -173,7 +175,9 @@ load_groups(Pipeline *pipeline)
 
 	if (pipeline->groups != NULL)
 		group_table_destroy(pipeline->groups);
-	pipeline->groups = NULL;
+	if (pipeline->partial != NULL)
+		group_table_destroy(pipeline->partial);
+	pipeline->groups = pipeline->partial = NULL;
 	if (pipeline->groups_context != NULL && pipeline->groups_context != pipeline->plan_context)
 		MemoryContextDelete(pipeline->groups_context);
 	pipeline->groups_context = pipeline->plan_context;
@@ -183,6 +187,10 @@ load_groups(Pipeline *pipeline)
 	pipeline->groups =
 		group_table_create(pipeline->plan->grouped->grouping, pipeline->id, pipeline->number,
 						   pipeline->query->options.pipeline_memory, pipeline->query->merged);
+	if (pipeline->query->merged)
+		pipeline->partial =
+			group_table_create(pipeline->plan->grouped->grouping, pipeline->id, pipeline->number,
+							   pipeline->query->options.pipeline_memory, false);
 	MemoryContextSwitchTo(old);
 	group_table_load(pipeline->groups);
 }
@@ -807,10 +815,48 @@ become_merged(Pipeline *pipeline)
 	commit_transaction();
 }
 
+/* How a transaction ended. */
+typedef enum TransactionEnd
+{
+	TRANSACTION_COMMITTED,
+	TRANSACTION_OUTDATED, /* aborted: to be repeated, for windows were closed without what it read */
+	TRANSACTION_OVER      /* aborted: the query is no longer what this pipeline was started for */
+} TransactionEnd;
+
+/* A transaction of a merged query goes on until its partial groups are many, then they must be folded. */
+static bool
+partial_is_large(Pipeline *pipeline)
+{
+	GroupTableStats stats;
+
+	group_table_stats(pipeline->partial, &stats);
+	return stats.memory_bytes >
+		   (int64) pipeline->query->options.pipeline_memory * 1024 / PARTIAL_SHARE;
+}
+
 /*
- * One transaction.  Returns false, with nothing done, if the query is no longer what this pipeline was started for.
+ * Fold what this transaction has aggregated into the shared groups.  Returns false if a window of it was closed
+ * meanwhile by other pipelines, as can happen when a partition was idle or event time was advanced by hand: then
+ * records count as late that did not when they were applied.
  */
 static bool
+fold_partial_groups(Pipeline *pipeline)
+{
+	if (group_table_next_close(pipeline->partial) <= pipeline->closed)
+		return false;
+	pipeline->stage = STAGE_FOLD;
+	group_table_fold_partial(pipeline->groups, pipeline->partial);
+	return true;
+}
+
+static bool
+is_global_aggregate(const Pipeline *pipeline)
+{
+	return pipeline->groups != NULL && pipeline->plan->grouped->grouping->nkeys == 0 &&
+		   pipeline->plan->grouped->grouping->window.kind == WINDOW_NONE;
+}
+
+static TransactionEnd
 transaction(Pipeline *pipeline)
 {
 	QueryInfo *query = pipeline->query;
@@ -827,7 +873,7 @@ transaction(Pipeline *pipeline)
 	if (!query_enter(pipeline->id, query->generation, &pipeline->advanced))
 	{
 		AbortOutOfAnyTransaction();
-		return false;
+		return TRANSACTION_OVER;
 	}
 	pipeline->in_shared_groups = false;
 
@@ -839,10 +885,13 @@ transaction(Pipeline *pipeline)
 		{
 			AbortOutOfAnyTransaction();
 			become_merged(pipeline);
-			return false;
+			return TRANSACTION_OVER;
 		}
 		release_batches(pipeline);
-		if (pipeline->failed != NULL || query->merged || GetCurrentTimestamp() >= until)
+		if (pipeline->failed != NULL || GetCurrentTimestamp() >= until)
+			break;
+		/* the others wait, or the memory is full */
+		if (query->merged && (pipeline->in_shared_groups || partial_is_large(pipeline)))
 			break;
 		CHECK_FOR_INTERRUPTS();
 		records = poll_streams(pipeline);
@@ -859,8 +908,13 @@ transaction(Pipeline *pipeline)
 	if (pipeline->failed == NULL)
 		(void) skip_control_records(pipeline);
 	enter_shared_groups(pipeline);
-	if (pipeline->groups != NULL && pipeline->plan->grouped->grouping->nkeys == 0 &&
-		pipeline->plan->grouped->grouping->window.kind == WINDOW_NONE)
+	if (pipeline->partial != NULL && !fold_partial_groups(pipeline))
+	{
+		AbortOutOfAnyTransaction();
+		return TRANSACTION_OUTDATED;
+	}
+	pipeline->stage = STAGE_WRITE;
+	if (is_global_aggregate(pipeline))
 		(void) group_table_global(pipeline->groups);
 	settle_windows(pipeline);
 	if (pipeline->failed == NULL)
@@ -888,7 +942,8 @@ transaction(Pipeline *pipeline)
 	record_stage(METRIC_COMMIT, GetCurrentTimestamp() - stage_start);
 	MemoryContextSwitchTo(pipeline->context);
 	pipeline->stage = STAGE_NONE;
-	return true;
+	pipeline->unfolded_records = Max(0, pipeline->unfolded_records - processed);
+	return TRANSACTION_COMMITTED;
 }
 
 /* After a commit: what was pending is committed. */
@@ -1010,24 +1065,26 @@ forget_poisons(Pipeline *pipeline)
 }
 
 /*
- * Run one transaction.  If applying failed because of a record, prepare to replay it without that; whatever else is
- * thrown ends the worker, and the scheduler starts another after a while.  Returns false if this run is over.
+ * Run one transaction.  If applying failed because of a record, prepare to replay it without that; if folding did, to
+ * find out which it is; whatever else is thrown ends the worker, and the scheduler starts another after a while.  Returns false if this run is over.
  */
 static bool
 run_transaction(Pipeline *pipeline)
 {
 	ErrorData *volatile error = NULL;
-	volatile bool entered = false;
+	volatile TransactionEnd end = TRANSACTION_OVER;
 
 	PG_TRY();
 	{
-		entered = transaction(pipeline);
+		end = transaction(pipeline);
 	}
 	PG_CATCH();
 	{
-		if (!pipeline->group_failed &&
-			!(pipeline->stage == STAGE_APPLY && pipeline->rows->applied >= 0 &&
-			  error_is_of_record(geterrcode())))
+		bool of_record = ((pipeline->stage == STAGE_APPLY && pipeline->rows->applied >= 0) ||
+						  pipeline->stage == STAGE_FOLD) &&
+						 error_is_of_record(geterrcode());
+
+		if (!pipeline->group_failed && !of_record)
 			PG_RE_THROW();
 		MemoryContextSwitchTo(pipeline->context);
 		error = CopyErrorData();
@@ -1037,12 +1094,18 @@ run_transaction(Pipeline *pipeline)
 
 	if (error == NULL)
 	{
-		if (entered)
+		if (end == TRANSACTION_COMMITTED)
 		{
 			committed(pipeline);
 			forget_poisons(pipeline);
 		}
-		return entered;
+		else if (end == TRANSACTION_OUTDATED)
+		{
+			/* what the others have committed by now */
+			pipeline->committed_counters.closed = pipeline->closed;
+			restore_committed(pipeline);
+		}
+		return end != TRANSACTION_OVER;
 	}
 	AbortOutOfAnyTransaction();
 	MemoryContextSwitchTo(pipeline->context);
@@ -1051,7 +1114,15 @@ run_transaction(Pipeline *pipeline)
 		fail_query(pipeline, error);
 		return false;
 	}
-	remember_poison(pipeline, error);
+	if (pipeline->stage == STAGE_FOLD)
+	{
+		/* which record it was shows when they are applied one by one */
+		pipeline->unfolded_records =
+			pipeline->counters.records_in - pipeline->committed_counters.records_in;
+		FreeErrorData(error);
+	}
+	else
+		remember_poison(pipeline, error);
 	restore_committed(pipeline);
 	return true;
 }

@@ -54,12 +54,13 @@ typedef struct Poison
 	ErrorData *error;
 } Poison;
 
-/* Where in a transaction an error was thrown: only a failing apply is replayed without its record. */
+/* Where in a transaction an error was thrown: what fails to apply is replayed without its record, what fails to fold by applying it. */
 typedef enum PipelineStage
 {
 	STAGE_NONE,
 	STAGE_EVALUATE,
 	STAGE_APPLY,
+	STAGE_FOLD,
 	STAGE_WRITE,
 	STAGE_COMMIT
 } PipelineStage;
@@ -81,7 +82,11 @@ typedef struct Pipeline
 	InputPlan *input;
 	Emitter *emitter;
 	Sink *sink;
-	GroupTable *groups;      /* NULL: ungrouped */
+	GroupTable *groups; /* NULL: ungrouped */
+	GroupTable
+		*partial; /* of a merged query: what the running transaction has aggregated; else NULL */
+	int64
+		unfolded_records; /* of a merged query: so many are applied to the shared groups one by one */
 	StreamKeys *stream_keys; /* NULL: nobody else can have a group of this pipeline's */
 	InputRows *rows;
 	BatchSet set;
@@ -124,6 +129,14 @@ extern void reopen_source(Pipeline *pipeline, PipelineStream *stream);
 extern bool watch_sources(Pipeline *pipeline);
 /* End the query with an error.  Outside of any transaction. */
 extern void fail_query(Pipeline *pipeline, ErrorData *error);
+
+/* Where the rows of the current batch go. */
+static inline GroupTable *
+groups_to_apply(const Pipeline *pipeline)
+{
+	return pipeline->partial != NULL && pipeline->unfolded_records == 0 ? pipeline->partial
+																		: pipeline->groups;
+}
 
 /* process.c */
 extern void process_round(Pipeline *pipeline);
