@@ -29,18 +29,14 @@
 #include "pipeline/start.h"
 #include "plan/plan.h"
 #include "sink/sink.h"
-#include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
-#include "utils/memutils.h"
 #include "utils/regproc.h"
 #include "utils/rel.h"
 #include "utils/ruleutils.h"
-#include "utils/snapmgr.h"
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
-#include "utils/varlena.h"
 
 /* how long creation waits for the brokers */
 #define CONTACT_TIMEOUT_MS 5000

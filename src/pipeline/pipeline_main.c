@@ -44,6 +44,7 @@ static const struct
 	{"idle_in_transaction_session_timeout", "0"},
 	{"transaction_timeout", "0"}, /* since PostgreSQL 17 */
 	{"session_replication_role", "origin"},
+	{"role", "none"},
 };
 
 /*

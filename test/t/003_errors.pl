@@ -267,6 +267,18 @@ SQL
 	done($_) for 'to_tenant', 'to_writer';
 	is($pg->query('SELECT (SELECT count(*) FROM of_tenant), (SELECT count(*) FROM of_writer)'), '1|1', 'and nothing is lost');
 	drop('to_tenant', 'to_writer');
+
+	# a pipeline runs as the query's owner, whatever the role's settings say
+	$pg->query(<<'SQL');
+ALTER ROLE writer SET role = 'tenant';
+CREATE TABLE who (id bigint, name text);
+ALTER TABLE who OWNER TO writer;
+SET ROLE writer;
+SELECT velo.create_query('to_who', 'SELECT id, current_user::text AS name FROM revoked', target => 'who');
+SQL
+	done('to_who');
+	is($pg->query('SELECT name FROM who'), 'writer', 'a pipeline runs as the owner of its query');
+	drop('to_who');
 }
 
 # ---------------------------------------------------------------- errors of groups
