@@ -38,6 +38,9 @@ SELECT name FROM velo.queries ORDER BY name;
 SET search_path = public;
 SELECT name, target FROM velo.queries ORDER BY name;
 SELECT velo.drop_query('"Strange name"');
+SELECT velo.create_query('other_database.public.q', 'SELECT symbol FROM trades');
+SELECT velo.drop_query('other_database.query_test.volume');
+SELECT velo.create_query('a.b.c.d', 'SELECT symbol FROM trades');
 SELECT velo.drop_query('query_test."Strange name"');
 ALTER SCHEMA query_test RENAME TO query_renamed;
 SELECT name FROM velo.queries;
@@ -68,7 +71,25 @@ SELECT velo.create_query('bad', 'SELECT symbol FROM trades', options => '{"grace
 SELECT velo.create_query('bad', 'SELECT symbol FROM trades', options => '{"on_gap": "jump"}');
 SELECT velo.create_query('bad', 'SELECT symbol FROM trades', options => '{"pipeline_memory": "1 kB"}');
 SELECT velo.create_query('bad', 'SELECT symbol FROM trades', options => '[]');
+SELECT velo.create_query('bad', 'SELECT symbol AS relname FROM trades', target => 'pg_class');
 SELECT to_regclass('bad');
+-- a time looks like an offset of a topic
+SELECT velo.create_query('at', 'SELECT symbol FROM trades', start => '2026-01-01 00:00:05');
+SELECT start::timestamptz = '2026-01-01 00:00:05' AS same FROM velo.query WHERE name = 'at';
+SELECT velo.drop_query('at');
+
+-- nothing changes in a read-only transaction
+BEGIN READ ONLY;
+\set ON_ERROR_ROLLBACK on
+SELECT velo.create_query('q', 'SELECT symbol FROM trades');
+SELECT velo.drop_query('volume');
+SELECT velo.pause_query('volume');
+SELECT velo.resume_query('volume');
+SELECT velo.restart_query('volume');
+SELECT velo.alter_query('volume', '{}');
+SELECT velo.advance_watermark('volume', now());
+\set ON_ERROR_ROLLBACK off
+COMMIT;
 
 -- existing targets
 CREATE TABLE target (symbol text, n int, extra int DEFAULT 1);
@@ -136,8 +157,19 @@ DELETE FROM velo.dead_letters;
 RESET ROLE;
 SELECT query, kind, "offset", value, message, correlation_id FROM velo.dead_letters;
 
--- owners
+-- a superuser who restarts a query doesn't lend its owner a hand
+SET ROLE query_owner;
+CREATE FUNCTION tell() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE WARNING ''emptied by %'', current_user; RETURN NULL; END';
+CREATE TRIGGER tell AFTER TRUNCATE ON mine EXECUTE FUNCTION tell();
+RESET ROLE;
+GRANT SELECT ON trades TO query_owner;
+SET client_min_messages = warning;
 \set VERBOSITY terse
+SELECT velo.restart_query('mine', 'latest');
+SET client_min_messages = error;
+REVOKE SELECT ON trades FROM query_owner;
+
+-- owners
 DROP ROLE query_owner;
 \set VERBOSITY default
 REASSIGN OWNED BY query_owner TO query_other;

@@ -67,6 +67,12 @@ SELECT velo.alter_query('q', '{"batchsize": 1}');
 SELECT velo.alter_query('q', '{"on_error": "ignore"}');
 SELECT velo.alter_query('q', '{"pipelines": 99}');
 SELECT velo.alter_query('q', '[]');
+SELECT velo.alter_query('q', '{"pipelines": "many"}');
+SELECT velo.alter_query('q', '{"pipelines": 3, "on_error": "fail", "on_late": "dead_letter"}');
+SELECT pipelines FROM velo.queries;
+-- null takes an option back
+SELECT velo.alter_query('q', '{"pipelines": null, "on_error": null, "on_late": null}');
+SELECT pipelines, on_error, on_late, options FROM velo.query;
 SELECT velo.alter_query('q', '{"pipelines": 1}');
 INSERT INTO s VALUES ('c', 5, 1), ('a', 5, 0);
 SELECT velo.wait('q');

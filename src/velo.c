@@ -30,9 +30,13 @@ void _PG_init(void);
 static void
 define_settings(void)
 {
+	/* a library that is not preloaded may define no others; it finds these in the file, and makes nothing of them */
+	GucContext at_start =
+		process_shared_preload_libraries_in_progress ? PGC_POSTMASTER : PGC_SIGHUP;
+
 	DefineCustomIntVariable("velo.max_pipelines",
 							"Sets the maximum number of pipelines of the server.", NULL,
-							&velo_max_pipelines, 64, 1, 4096, PGC_POSTMASTER, 0, NULL, NULL, NULL);
+							&velo_max_pipelines, 64, 1, 4096, at_start, 0, NULL, NULL, NULL);
 	DefineCustomIntVariable("velo.max_pipelines_per_query",
 							"Sets the default and the maximum number of pipelines of one query.",
 							NULL, &velo_max_pipelines_per_query, 8, 1, MAX_PIPELINES_PER_QUERY,
@@ -65,8 +69,8 @@ define_settings(void)
 	DefineCustomIntVariable(
 		"velo.dev_broker_port",
 		"Sets the port on 127.0.0.1 of a volatile Kafka broker for development.",
-		"0 means that there is none.", &velo_dev_broker_port, 0, 0, 65535, PGC_POSTMASTER, 0, NULL,
-		NULL, NULL);
+		"0 means that there is none.", &velo_dev_broker_port, 0, 0, 65535, at_start, 0, NULL, NULL,
+		NULL);
 	MarkGUCPrefixReserved("velo");
 }
 

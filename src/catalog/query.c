@@ -27,6 +27,7 @@
 #include "catalog/velo_catalog.h"
 #include "commands/dbcommands.h"
 #include "commands/defrem.h"
+#include "common/hashfn.h"
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
 #include "storage/lmgr.h"
@@ -119,6 +120,10 @@ enum
 static const char *const query_state_names[] = {"active", "paused", "failed", "finished"};
 static const char *const on_error_names[] = {"fail", "skip", "dead_letter"};
 
+/* what is locked as an object of velo.query: a row, by the query's OID, or a name, by its hash */
+#define ROW_LOCK 0
+#define NAME_LOCK 1
+
 /* the first delay of query_next_attempt() */
 #define FIRST_RETRY_MS 250
 
@@ -174,11 +179,14 @@ find_name(Relation rel, const char *schema, const char *name, Oid *id)
 }
 
 bool
-query_exists(const char *schema, const char *name)
+query_reserve_name(const char *schema, const char *name)
 {
 	Relation rel = rows_open("query", AccessShareLock);
-	bool found = find_name(rel, schema, name, NULL);
+	uint32 hash = hash_bytes((const unsigned char *) name, strlen(name));
+	bool found;
 
+	LockDatabaseObject(RelationGetRelid(rel), hash, NAME_LOCK, ExclusiveLock);
+	found = find_name(rel, schema, name, NULL);
 	table_close(rel, AccessShareLock);
 	return found;
 }
@@ -207,12 +215,14 @@ query_display_name(const char *schema, const char *name)
 Oid
 query_lookup(const char *name, bool missing_ok)
 {
-	RangeVar *range = makeRangeVarFromNameList(compat_string_to_name_list(name));
 	Relation rel = rows_open("query", AccessShareLock);
+	char *schema;
+	char *plain_name;
 	Oid id = InvalidOid;
 
-	if (range->schemaname != NULL)
-		find_name(rel, range->schemaname, range->relname, &id);
+	DeconstructQualifiedName(compat_string_to_name_list(name), &schema, &plain_name);
+	if (schema != NULL)
+		find_name(rel, schema, plain_name, &id);
 	else
 	{
 		ListCell *lc;
@@ -221,7 +231,7 @@ query_lookup(const char *name, bool missing_ok)
 		{
 			char *nspname = get_namespace_name(lfirst_oid(lc));
 
-			if (nspname != NULL && find_name(rel, nspname, range->relname, &id))
+			if (nspname != NULL && find_name(rel, nspname, plain_name, &id))
 				break;
 		}
 	}
@@ -425,7 +435,7 @@ query_list(void)
 static void
 lock_row(Relation rel, Oid id)
 {
-	LockDatabaseObject(RelationGetRelid(rel), id, 0, ExclusiveLock);
+	LockDatabaseObject(RelationGetRelid(rel), id, ROW_LOCK, ExclusiveLock);
 }
 
 bool

@@ -11,8 +11,8 @@
 Relation
 rows_try_open(const char *table, LOCKMODE lockmode)
 {
-	Oid namespace = get_namespace_oid(VELO_SCHEMA, true);
-	Oid relid = OidIsValid(namespace) ? get_relname_relid(table, namespace) : InvalidOid;
+	Oid nspid = get_namespace_oid(VELO_SCHEMA, true);
+	Oid relid = OidIsValid(nspid) ? get_relname_relid(table, nspid) : InvalidOid;
 
 	return OidIsValid(relid) ? try_table_open(relid, lockmode) : NULL;
 }

@@ -155,7 +155,7 @@ velo_create_stream(PG_FUNCTION_ARGS)
 	} text_options[] = {{3, "brokers"}, {5, "format"}, {6, "event_time"}, {8, "key"}};
 	List *names;
 	RangeVar *target;
-	Oid namespace;
+	Oid nspid;
 	Oid relid;
 	char *columns;
 	char *topic;
@@ -169,7 +169,7 @@ velo_create_stream(PG_FUNCTION_ARGS)
 							errmsg("argument \"%s\" must not be null", required[i])));
 	names = textToQualifiedNameList(PG_GETARG_TEXT_PP(0));
 	target = makeRangeVarFromNameList(names);
-	namespace = RangeVarGetCreationNamespace(target);
+	nspid = RangeVarGetCreationNamespace(target);
 	columns = TEXT_ARG(1);
 	check_column_list(columns);
 
@@ -194,7 +194,7 @@ velo_create_stream(PG_FUNCTION_ARGS)
 	run_utility(psprintf("CREATE FOREIGN TABLE %s (%s\n) SERVER %s OPTIONS (%s)",
 						 NameListToQuotedString(names), columns,
 						 quote_identifier(NameStr(*PG_GETARG_NAME(4))), options.data));
-	relid = get_relname_relid(target->relname, namespace);
+	relid = get_relname_relid(target->relname, nspid);
 
 	stream = stream_get(relid);
 	if (stream->event_time != 0 && !stream->has_watermark)

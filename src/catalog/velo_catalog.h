@@ -124,7 +124,7 @@ typedef struct QueryInfo
 	bool windowed;
 	bool stop_at_end;
 	int npipelines; /* 0: not known yet (no contact with the broker so far) */
-	bool merged;    /* groups are shared by the pipelines (DESIGN 6) */
+	bool merged;    /* groups are shared by the pipelines */
 	OnError on_error;
 	bool keep_late; /* on_late => 'dead_letter' */
 	QueryOptions options;
@@ -180,7 +180,11 @@ extern Oid query_lookup(const char *name, bool missing_ok);
 extern List *query_list(void);
 /* (schema, name) as regclass would print it */
 extern char *query_display_name(const char *schema, const char *name);
-extern bool query_exists(const char *schema, const char *name);
+/*
+ * For who wants to create a query of that name: waits for all others who do, in whatever schema (their views are all in
+ * one), until the transaction ends.  Returns whether there is a query of that name in the schema.
+ */
+extern bool query_reserve_name(const char *schema, const char *name);
 /* Store a new query, or all that may change of a known one; query->owner becomes the one it runs as. */
 extern void query_insert(const QueryInfo *query);
 extern void query_update(const QueryInfo *query);
@@ -235,11 +239,11 @@ extern void query_set_state(Oid id, QueryState state);
 typedef struct QueryError
 {
 	int pipeline; /* -1: the query as a whole */
-	char *message;
+	const char *message;
 	int sqlerrcode;
-	char *hint; /* or NULL */
+	const char *hint; /* or NULL */
 	TimestampTz at;
-	TimestampTz retry_at; /* DT_NOEND: no retry */
+	TimestampTz retry_at; /* DT_NOEND: it tells of no time; DT_NOBEGIN: there is none */
 } QueryError;
 
 #define QUERY_AS_A_WHOLE (-1)

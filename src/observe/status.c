@@ -246,6 +246,8 @@ velo_query_status(PG_FUNCTION_ARGS)
 	ReturnSetInfo *result = (ReturnSetInfo *) fcinfo->resultinfo;
 	int nslots;
 	PipelineSlot *slots = pipeline_slots(InvalidOid, &nslots);
+	QueryError obstacle;
+	bool kept = pipelines_are_kept(&obstacle);
 	ListCell *lc;
 
 	InitMaterializedSRF(fcinfo, 0);
@@ -265,6 +267,8 @@ velo_query_status(PG_FUNCTION_ARGS)
 		partitions = query_partitions(query->id);
 		/* a pipeline that still waited when another one finished the query has no trouble any more */
 		errors = query->state == QUERY_FINISHED ? NIL : query_errors(query->id);
+		if (kept && query->state == QUERY_ACTIVE)
+			errors = list_make1(&obstacle);
 		for (int i = 0; i < query->npipelines; i++)
 		{
 			const PipelineSlot *slot = find_slot(slots, nslots, query, i);

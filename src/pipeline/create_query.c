@@ -10,6 +10,7 @@
 #include "access/genam.h"
 #include "access/table.h"
 #include "access/xact.h"
+#include "catalog/catalog.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_am_d.h"
 #include "catalog/pg_class.h"
@@ -29,19 +30,15 @@
 #include "pipeline/query_rights.h"
 #include "pipeline/start.h"
 #include "plan/plan.h"
-#include "utils/acl.h"
+#include "sink/sink.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
-#include "utils/memutils.h"
-#include "utils/resowner.h"
 #include "utils/regproc.h"
 #include "utils/rel.h"
 #include "utils/ruleutils.h"
-#include "utils/snapmgr.h"
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
-#include "utils/varlena.h"
 
 /* how long creation waits for the brokers */
 #define CONTACT_TIMEOUT_MS 5000
@@ -100,14 +97,17 @@ check_sink(const char *sink)
 			 errhint("Valid sinks are: table.")));
 }
 
-/* Where the query's name belongs; no rights are asked for here. */
+/*
+ * Where the query belongs: the schema that its name is qualified by, or else (NULL) the first of search_path.  No rights
+ * are asked for here.
+ */
 static char *
-schema_for_name(RangeVar *name)
+schema_for_query(const char *qualifier)
 {
-	Oid schema;
+	Oid nspid;
 
-	if (name->schemaname != NULL)
-		schema = LookupExplicitNamespace(name->schemaname, false);
+	if (qualifier != NULL)
+		nspid = LookupExplicitNamespace(qualifier, false);
 	else
 	{
 		List *path = fetch_search_path(false);
@@ -115,13 +115,13 @@ schema_for_name(RangeVar *name)
 		if (path == NIL)
 			ereport(ERROR, (errcode(ERRCODE_UNDEFINED_SCHEMA),
 							errmsg("no schema has been selected to create in")));
-		schema = linitial_oid(path);
+		nspid = linitial_oid(path);
 	}
-	if (isAnyTempNamespace(schema))
+	if (isAnyTempNamespace(nspid))
 		ereport(ERROR, (errcode(ERRCODE_INVALID_SCHEMA_NAME),
 						errmsg("cannot create a query in a temporary schema"),
 						errdetail("A query is run by processes that don't see temporary tables.")));
-	return get_namespace_name(schema);
+	return get_namespace_name(nspid);
 }
 
 static List *
@@ -198,11 +198,11 @@ key_column_names(ContinuousQuery *continuous)
 static Oid
 make_result_table(const QueryInfo *query, ContinuousQuery *continuous)
 {
-	Oid namespace = get_namespace_oid(query->schema, false);
+	Oid nspid = get_namespace_oid(query->schema, false);
 	const char *name = quote_qualified_identifier(query->schema, query->plain_name);
 	Oid relid;
 
-	if (OidIsValid(get_relname_relid(query->plain_name, namespace)))
+	if (OidIsValid(get_relname_relid(query->plain_name, nspid)))
 		ereport(ERROR, (errcode(ERRCODE_DUPLICATE_TABLE),
 						errmsg("relation \"%s\" already exists", query->plain_name),
 						errhint("Give the query another name, or an existing table to write to as "
@@ -211,7 +211,7 @@ make_result_table(const QueryInfo *query, ContinuousQuery *continuous)
 	/* half empty pages: rows of groups are updated in place again and again */
 	execute(psprintf("CREATE TABLE %s (%s)%s", name, column_definitions(continuous),
 					 continuous->grouped ? " WITH (fillfactor = 50)" : ""));
-	relid = get_relname_relid(query->plain_name, namespace);
+	relid = get_relname_relid(query->plain_name, nspid);
 	if (!OidIsValid(relid))
 		elog(ERROR, "table %s was not created", name);
 	if (continuous->key_columns != NIL)
@@ -359,6 +359,10 @@ check_target(const char *name, ContinuousQuery *continuous)
 		target->rd_rel->relkind != RELKIND_PARTITIONED_TABLE)
 		ereport(ERROR, (errcode(ERRCODE_WRONG_OBJECT_TYPE),
 						errmsg("target \"%s\" is not a table", RelationGetRelationName(target))));
+	if (IsSystemRelation(target))
+		ereport(ERROR, (errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+						errmsg("permission denied: \"%s\" is a system catalog",
+							   RelationGetRelationName(target))));
 	if (target->rd_rel->relpersistence == RELPERSISTENCE_TEMP)
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
@@ -409,49 +413,40 @@ check_permissions_walker(Node *node, void *context)
 void
 check_rights(Query *query, Oid target)
 {
-	const AclMode needed = ACL_INSERT | ACL_UPDATE | ACL_DELETE;
-	Oid owner;
-
 	(void) check_permissions_walker((Node *) query, NULL);
-	if (!OidIsValid(target))
-		return;
-	owner = query_owner(target);
-	if (!compat_can_set_role(GetUserId(), owner))
-		ereport(ERROR,
-				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("permission denied for the query's target \"%s\"", get_rel_name(target)),
-				 errdetail("A query writes as the owner of its target, so the query's owner "
-						   "must be able to SET ROLE \"%s\".",
-						   GetUserNameFromId(owner, false))));
-	if (pg_class_aclmask(target, GetUserId(), needed, ACLMASK_ALL) != needed)
-		aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_TABLE, get_rel_name(target));
+	if (OidIsValid(target))
+		sink_check_rights(target);
 }
 
-/*
- * A global aggregate has one row without a key, which is all that its target may hold: others would be overwritten.
- * Looked at as the target's owner, who is to write it.
- */
+uint64
+execute_as_owner(const char *format, Oid table)
+{
+	char *name = quote_qualified_identifier(get_namespace_name(get_rel_namespace(table)),
+											get_rel_name(table));
+	Oid owner = query_owner(table);
+	Oid user;
+	int context;
+	uint64 nrows;
+
+	GetUserIdAndSecContext(&user, &context);
+	SetUserIdAndSecContext(owner, context | SECURITY_LOCAL_USERID_CHANGE |
+									  (owner != user ? SECURITY_RESTRICTED_OPERATION : 0));
+	SPI_connect();
+	execute(psprintf(format, name));
+	nrows = SPI_processed;
+	SPI_finish();
+	SetUserIdAndSecContext(user, context);
+	return nrows;
+}
+
+/* A global aggregate has one row without a key, which is all that its target may hold: others would be overwritten. */
 static void
 check_target_is_empty(Oid target)
 {
-	char *name = get_rel_name(target);
-	Oid user;
-	int context;
-	bool empty;
-
-	GetUserIdAndSecContext(&user, &context);
-	SetUserIdAndSecContext(query_owner(target), context | SECURITY_LOCAL_USERID_CHANGE);
-	SPI_connect();
-	execute(
-		psprintf("SELECT FROM %s LIMIT 1",
-				 quote_qualified_identifier(get_namespace_name(get_rel_namespace(target)), name)));
-	empty = (SPI_processed == 0);
-	SPI_finish();
-	SetUserIdAndSecContext(user, context);
-	if (!empty)
+	if (execute_as_owner("SELECT FROM %s LIMIT 1", target) > 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("target \"%s\" is not empty", name),
+				 errmsg("target \"%s\" is not empty", get_rel_name(target)),
 				 errdetail("A query without GROUP BY keeps one row, in a table of its own.")));
 }
 
@@ -459,11 +454,11 @@ check_target_is_empty(Oid target)
 
 /* A name for the view that no other relation of the schema has. */
 static char *
-choose_view_name(const char *name, Oid namespace)
+choose_view_name(const char *name, Oid nspid)
 {
 	char *choice = pstrdup(name);
 
-	for (int i = 1; OidIsValid(get_relname_relid(choice, namespace)); i++)
+	for (int i = 1; OidIsValid(get_relname_relid(choice, nspid)); i++)
 	{
 		char suffix[16];
 
@@ -479,9 +474,9 @@ choose_view_name(const char *name, Oid namespace)
 static Oid
 make_view(const QueryInfo *query, ContinuousQuery *continuous)
 {
-	Oid namespace = get_namespace_oid(VELO_QUERY_SCHEMA, false);
+	Oid nspid = get_namespace_oid(VELO_QUERY_SCHEMA, false);
 	CreateStmt *create = makeNode(CreateStmt);
-	HeapTuple tuple = SearchSysCache1(NAMESPACEOID, ObjectIdGetDatum(namespace));
+	HeapTuple tuple = SearchSysCache1(NAMESPACEOID, ObjectIdGetDatum(nspid));
 	Oid schema_owner = ((Form_pg_namespace) GETSTRUCT(tuple))->nspowner;
 	Oid user;
 	int context;
@@ -500,7 +495,7 @@ make_view(const QueryInfo *query, ContinuousQuery *continuous)
 												 exprCollation((Node *) entry->expr)));
 	}
 	create->relation =
-		makeRangeVar(VELO_QUERY_SCHEMA, choose_view_name(query->plain_name, namespace), -1);
+		makeRangeVar(VELO_QUERY_SCHEMA, choose_view_name(query->plain_name, nspid), -1);
 	create->oncommit = ONCOMMIT_NOOP;
 
 	GetUserIdAndSecContext(&user, &context);
@@ -515,32 +510,17 @@ make_view(const QueryInfo *query, ContinuousQuery *continuous)
 
 /* ------------------------------------------------------------------ first contact */
 
+static void
+resolve_partitions(void *arg)
+{
+	query_resolve_partitions(arg, CONTACT_TIMEOUT_MS);
+}
+
 bool
 contact_brokers(QueryInfo *query)
 {
-	MemoryContext caller = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
-	ErrorData *volatile error = NULL;
+	ErrorData *error = try_in_subtransaction(resolve_partitions, query);
 
-	BeginInternalSubTransaction(NULL);
-	MemoryContextSwitchTo(caller);
-	PG_TRY();
-	{
-		query_resolve_partitions(query, CONTACT_TIMEOUT_MS);
-		ReleaseCurrentSubTransaction();
-		MemoryContextSwitchTo(caller);
-		CurrentResourceOwner = owner;
-	}
-	PG_CATCH();
-	{
-		MemoryContextSwitchTo(caller);
-		error = CopyErrorData();
-		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
-		MemoryContextSwitchTo(caller);
-		CurrentResourceOwner = owner;
-	}
-	PG_END_TRY();
 	if (error == NULL)
 		return true;
 
@@ -576,9 +556,11 @@ velo_create_query(PG_FUNCTION_ARGS)
 	const char *target = text_argument(fcinfo, ARG_TARGET, NULL);
 	const char *emit = text_argument(fcinfo, ARG_EMIT, NULL);
 	const char *stop = text_argument(fcinfo, ARG_STOP, NULL);
-	RangeVar *range = makeRangeVarFromNameList(compat_string_to_name_list(name));
 	ContinuousQuery *continuous;
+	char *qualifier;
 
+	PreventCommandIfReadOnly("velo.create_query()");
+	DeconstructQualifiedName(compat_string_to_name_list(name), &qualifier, &query->plain_name);
 	query->text = unconstify(char *, needed_argument(fcinfo, ARG_QUERY, "query"));
 	check_sink(text_argument(fcinfo, ARG_SINK, "table"));
 	if (stop != NULL && strcmp(stop, "end") != 0)
@@ -586,17 +568,16 @@ velo_create_query(PG_FUNCTION_ARGS)
 						errmsg("invalid value for \"stop\": \"%s\"", stop),
 						errhint("Valid values are: end.")));
 	query->stop_at_end = (stop != NULL);
-	query->on_error = parse_on_error(text_argument(fcinfo, ARG_ON_ERROR, "dead_letter"));
-	query->keep_late = parse_on_late(text_argument(fcinfo, ARG_ON_LATE, "drop"));
+	query->on_error = parse_on_error(text_argument(fcinfo, ARG_ON_ERROR, DEFAULT_ON_ERROR));
+	query->keep_late = parse_on_late(text_argument(fcinfo, ARG_ON_LATE, DEFAULT_ON_LATE));
 	query->own_options = PG_ARGISNULL(ARG_OPTIONS) ? NULL : PG_GETARG_JSONB_P_COPY(ARG_OPTIONS);
 	check_options(query->own_options, NULL, &query->options);
 	if (!PG_ARGISNULL(ARG_PIPELINES))
 		query->pipelines_wanted = check_pipelines(PG_GETARG_INT32(ARG_PIPELINES));
 
-	query->schema = schema_for_name(range);
-	query->plain_name = range->relname;
+	query->schema = schema_for_query(qualifier);
 	query->name = query_display_name(query->schema, query->plain_name);
-	if (query_exists(query->schema, query->plain_name))
+	if (query_reserve_name(query->schema, query->plain_name))
 		ereport(ERROR, (errcode(ERRCODE_DUPLICATE_OBJECT),
 						errmsg("query \"%s\" already exists", query->plain_name)));
 

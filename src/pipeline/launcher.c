@@ -13,7 +13,6 @@
 #include "access/heapam.h"
 #include "access/table.h"
 #include "access/tableam.h"
-#include "access/xact.h"
 #include "catalog/pg_database.h"
 #include "miscadmin.h"
 #include "pgstat.h"
@@ -25,7 +24,6 @@
 #include "storage/lmgr.h"
 #include "tcop/tcopprot.h"
 #include "utils/memutils.h"
-#include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
 #define WORKER_RESTART_SECONDS 5
@@ -80,8 +78,7 @@ connectable_databases(void)
 	HeapTuple tuple;
 	List *databases = NIL;
 
-	StartTransactionCommand();
-	PushActiveSnapshot(GetTransactionSnapshot());
+	begin_transaction();
 	rel = table_open(DatabaseRelationId, AccessShareLock);
 	scan = table_beginscan_catalog(rel, 0, NULL);
 	while (HeapTupleIsValid(tuple = heap_getnext(scan, ForwardScanDirection)))
@@ -97,8 +94,7 @@ connectable_databases(void)
 	}
 	table_endscan(scan);
 	table_close(rel, AccessShareLock);
-	PopActiveSnapshot();
-	CommitTransactionCommand();
+	commit_transaction();
 	MemoryContextSwitchTo(caller);
 	return databases;
 }
@@ -160,6 +156,22 @@ check_starting(BackgroundWorkerHandle **handles)
 	return starting;
 }
 
+/* Say so in velo.queries, and once in the log. */
+static void
+set_has_no_worker(SchedulerSlot *slot, bool has_none)
+{
+	bool news;
+
+	LWLockAcquire(velo_shared->lock, LW_EXCLUSIVE);
+	news = has_none && !slot->has_no_worker;
+	slot->has_no_worker = has_none;
+	LWLockRelease(velo_shared->lock);
+	if (news)
+		ereport(LOG, (errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+					  errmsg("out of background worker slots for a velo scheduler"),
+					  errhint("You might need to increase max_worker_processes.")));
+}
+
 /*
  * Start the next scheduler that is wanted, if any may start now.  Returns how long to wait for the next one to come
  * due, in milliseconds; -1: until something happens.
@@ -214,10 +226,7 @@ start_wanted(BackgroundWorkerHandle **handles)
 		loop_context = MemoryContextSwitchTo(TopMemoryContext);
 		handles[i] = start_scheduler(start);
 		MemoryContextSwitchTo(loop_context);
-		if (handles[i] == NULL)
-			ereport(LOG, (errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
-						  errmsg("out of background worker slots for a velo scheduler"),
-						  errhint("You might need to increase max_worker_processes.")));
+		set_has_no_worker(slot, handles[i] == NULL);
 		return handles[i] ? -1 : SCHEDULER_RESTART_MS;
 	}
 	return timeout;

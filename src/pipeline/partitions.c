@@ -8,14 +8,12 @@
  */
 #include "pipeline/shared.h"
 
-#include "access/xact.h"
 #include "miscadmin.h"
 #include "pipeline/start.h"
 #include "plan/plan.h"
 #include "source/source.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
-#include "utils/snapmgr.h"
 #include "utils/datetime.h"
 #include "utils/json.h"
 #include "utils/timestamp.h"
@@ -102,53 +100,90 @@ parse_start_offsets(const char *text, Start *start)
 			return false;
 		start->offsets = lappend(start->offsets, offset);
 	}
-	start->kind = START_OFFSETS;
 	return true;
 }
 
+/* A topic that the offsets name, but none of the streams reads; NULL if there is none. */
+static const char *
+unknown_topic(List *offsets, List *streams)
+{
+	ListCell *lc;
+
+	foreach (lc, offsets)
+	{
+		const StartOffset *offset = lfirst(lc);
+		bool known = false;
+		ListCell *stream;
+
+		foreach (stream, streams)
+			known |= strcmp(stream_get(lfirst_oid(stream))->topic, offset->topic) == 0;
+		if (!known)
+			return offset->topic;
+	}
+	return NULL;
+}
+
+/* What the start turned out not to be, for start_error_callback(). */
+typedef struct StartError
+{
+	const char *text;
+	const char *unknown_topic; /* or NULL: it has not the form of a list of offsets either */
+} StartError;
+
+static void
+start_error_callback(void *arg)
+{
+	const StartError *error = arg;
+
+	if (geterrcode() != ERRCODE_INVALID_DATETIME_FORMAT &&
+		geterrcode() != ERRCODE_DATETIME_FIELD_OVERFLOW)
+		return;
+	errcode(ERRCODE_INVALID_PARAMETER_VALUE);
+	if (error->unknown_topic != NULL)
+	{
+		errmsg("the query reads no topic \"%s\", which its start names", error->unknown_topic);
+		return;
+	}
+	errmsg("invalid start of a query: \"%s\"", error->text);
+	errhint("Valid values are: earliest, latest, a timestamp with time zone, or "
+			"'topic:partition:offset,...'.");
+}
+
+/*
+ * "2026-01-01 00:00:00" looks like an offset of a topic as well, which it is if a stream reads that topic.
+ */
 static Start *
-parse_start(const char *text)
+parse_start(const char *text, List *streams)
 {
 	Start *start = palloc0(sizeof(Start));
+	StartError error = {.text = text};
+	ErrorContextCallback callback = {error_context_stack, start_error_callback, &error};
 
 	if (pg_strcasecmp(text, "earliest") == 0)
 		start->kind = START_EARLIEST;
 	else if (pg_strcasecmp(text, "latest") == 0)
 		start->kind = START_LATEST;
-	else if (!parse_start_offsets(text, start))
+	else if (parse_start_offsets(text, start) &&
+			 (error.unknown_topic = unknown_topic(start->offsets, streams)) == NULL)
+		start->kind = START_OFFSETS;
+	else
 	{
 		start->kind = START_AT;
+		start->offsets = NIL;
+		error_context_stack = &callback;
 		start->at = DatumGetTimestampTz(DirectFunctionCall3(timestamptz_in, CStringGetDatum(text),
 															ObjectIdGetDatum(InvalidOid),
 															Int32GetDatum(-1)));
+		error_context_stack = callback.previous;
 	}
 	return start;
-}
-
-static void
-start_error_callback(void *arg)
-{
-	if (geterrcode() == ERRCODE_INVALID_DATETIME_FORMAT ||
-		geterrcode() == ERRCODE_DATETIME_FIELD_OVERFLOW)
-	{
-		errcode(ERRCODE_INVALID_PARAMETER_VALUE);
-		errmsg("invalid start of a query: \"%s\"", (const char *) arg);
-		errhint("Valid values are: earliest, latest, a timestamp with time zone, or "
-				"'topic:partition:offset,...'.");
-	}
 }
 
 char *
 start_check(const char *text, List *streams)
 {
-	ErrorContextCallback callback = {error_context_stack, start_error_callback,
-									 unconstify(char *, text)};
-	Start *start;
+	Start *start = parse_start(text, streams);
 	ListCell *lc;
-
-	error_context_stack = &callback;
-	start = parse_start(text);
-	error_context_stack = callback.previous;
 
 	/* 'now' and 'yesterday' must mean the same later, under any DateStyle */
 	if (start->kind == START_AT)
@@ -157,16 +192,8 @@ start_check(const char *text, List *streams)
 	foreach (lc, start->offsets)
 	{
 		const StartOffset *offset = lfirst(lc);
-		bool known = false;
-		ListCell *stream;
 		ListCell *other;
 
-		foreach (stream, streams)
-			known |= strcmp(stream_get(lfirst_oid(stream))->topic, offset->topic) == 0;
-		if (!known)
-			ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-							errmsg("the query reads no topic \"%s\", which its start names",
-								   offset->topic)));
 		foreach (other, start->offsets)
 		{
 			const StartOffset *before = lfirst(other);
@@ -235,15 +262,15 @@ time_left(TimestampTz deadline)
 	return (int) Max(1, TimestampDifferenceMilliseconds(GetCurrentTimestamp(), deadline));
 }
 
-/* Put all partitions of a stream into "partitions"; returns their number. */
-static int
-resolve_stream(const QueryInfo *query, const StreamInfo *stream, TimestampTz deadline,
-			   List **partitions)
+/* All partitions of a stream, a list of PartitionInfo. */
+static List *
+resolve_stream(const QueryInfo *query, const Start *start, const StreamInfo *stream,
+			   TimestampTz deadline)
 {
+	List *partitions = NIL;
 	int npartitions;
 	SourceBounds *bounds = source_bounds(stream, &npartitions, time_left(deadline));
-	int64 *offsets =
-		start_offsets(parse_start(query->start), stream, bounds, npartitions, time_left(deadline));
+	int64 *offsets = start_offsets(start, stream, bounds, npartitions, time_left(deadline));
 
 	for (int i = 0; i < npartitions; i++)
 	{
@@ -255,9 +282,28 @@ resolve_stream(const QueryInfo *query, const StreamInfo *stream, TimestampTz dea
 		partition->end_offset = bounds[i].end;
 		partition->stop_offset = query->stop_at_end ? bounds[i].end : -1;
 		partition->watermark = DT_NOBEGIN;
-		*partitions = lappend(*partitions, partition);
+		partitions = lappend(partitions, partition);
 	}
-	return npartitions;
+	return partitions;
+}
+
+int
+query_choose_pipelines(const QueryInfo *query, List *partitions)
+{
+	int wanted = query->pipelines_wanted;
+	int most = 1;
+	ListCell *lc;
+
+	foreach (lc, partitions)
+		most = Max(most, ((PartitionInfo *) lfirst(lc))->partition + 1);
+	if (wanted == 0)
+		return Min(most, velo_max_pipelines_per_query);
+	if (wanted > most)
+		ereport(
+			NOTICE,
+			(errmsg("query \"%s\" has more pipelines than its topics have partitions", query->name),
+			 errdetail("%d of %d pipelines wait for partitions.", wanted - most, wanted)));
+	return wanted;
 }
 
 void
@@ -265,31 +311,25 @@ query_resolve_partitions(QueryInfo *query, int timeout_ms)
 {
 	TimestampTz deadline = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), timeout_ms);
 	ContinuousQuery *continuous = continuous_load(query);
+	const Start *start = parse_start(query->start, continuous->streams);
 	List *partitions = NIL;
 	const QueryInfo *current;
-	int most = 1;
 	ListCell *lc;
 
 	foreach (lc, continuous->streams)
 	{
 		const StreamInfo *stream = stream_get_as(lfirst_oid(lc), query->owner);
 
-		most = Max(most, resolve_stream(query, stream, deadline, &partitions));
+		partitions = list_concat(partitions, resolve_stream(query, start, stream, deadline));
 	}
 
 	/* the brokers took their time, during which the query was not locked */
 	if (!query_lock(query->id) || (current = query_get(query->id)) == NULL ||
 		current->generation != query->generation)
 		return;
-	query->npipelines = query->pipelines_wanted > 0 ? query->pipelines_wanted
-													: Min(most, velo_max_pipelines_per_query);
+	query->npipelines = query_choose_pipelines(query, partitions);
 	query->merged = query->npipelines > 1 && continuous->grouped && !continuous->exclusive;
 	query->generation++;
-	if (query->npipelines > most)
-		ereport(NOTICE, (errmsg("query \"%s\" has more pipelines than its topics have partitions",
-								query->name),
-						 errdetail("%d of %d pipelines wait for partitions.",
-								   query->npipelines - most, query->npipelines)));
 	foreach (lc, partitions)
 	{
 		PartitionInfo *partition = lfirst(lc);
@@ -352,8 +392,7 @@ query_add_partitions(Oid id, const StreamInfo *stream)
 
 	if (bounds == NULL)
 		return false;
-	StartTransactionCommand();
-	PushActiveSnapshot(GetTransactionSnapshot());
+	begin_transaction();
 	if (npartitions > count_partitions(id, stream) && query_lock(id) &&
 		(query = query_get(id)) != NULL && query->state == QUERY_ACTIVE && !query->stop_at_end)
 	{
@@ -377,8 +416,7 @@ query_add_partitions(Oid id, const StreamInfo *stream)
 			pipeline_notify_at_commit();
 		}
 	}
-	PopActiveSnapshot();
-	CommitTransactionCommand();
+	commit_transaction();
 	MemoryContextSwitchTo(caller);
 	pfree(bounds);
 	return added;

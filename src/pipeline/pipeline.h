@@ -62,7 +62,8 @@ typedef struct PipelineSlot
 	pid_t pid;
 	Latch *latch; /* of the worker, NULL until it has attached */
 	PipelineState state;
-	bool stop;    /* told to end */
+	bool stop;                /* told to end */
+	TimestampTz interrupt_at; /* if it has not by then */
 	bool changed; /* some query of the database did: query_enter() soon; the worker resets it */
 	bool done;    /* the worker ends on purpose; what there is to say about it has been said */
 	TimestampTz started_at;
@@ -86,6 +87,12 @@ typedef struct PipelineSlot
 extern void pipeline_init(void);
 /* true if the library was preloaded, so that pipelines can run */
 extern bool pipeline_available(void);
+
+/*
+ * Does something keep all queries of this database from running?  If so, *error is filled with what velo.queries shows
+ * of it.
+ */
+extern bool pipelines_are_kept(QueryError *error);
 
 /* Something about the queries of this database changed: tell the scheduler when the transaction commits. */
 extern void pipeline_notify_at_commit(void);

@@ -18,14 +18,14 @@
 #include "storage/proc.h"
 #include "tcop/tcopprot.h"
 #include "utils/memutils.h"
-#include "utils/snapmgr.h"
 
 /* how long the first contact with the brokers may take */
 #define CONTACT_TIMEOUT_MS 5000
 
 /*
  * Whatever the role's or the database's settings say.  Offsets and results commit together, so that a lost commit
- * is read again.  In a deadlock with a user's command it is the pipeline that gives way.
+ * is read again.  In a deadlock it is the pipeline that gives way, so it looks early, and often (see transaction.c),
+ * which is not to be logged each time.
  */
 static const struct
 {
@@ -40,9 +40,11 @@ static const struct
 	{"statement_timeout", "0"},
 	{"lock_timeout", "0"},
 	{"deadlock_timeout", "50ms"},
+	{"log_lock_waits", "off"},
 	{"idle_in_transaction_session_timeout", "0"},
 	{"transaction_timeout", "0"}, /* since PostgreSQL 17 */
 	{"session_replication_role", "origin"},
+	{"role", "none"},
 };
 
 /*
@@ -55,8 +57,7 @@ prepare(const PipelineStart *start)
 	QueryInfo *query;
 	bool ready;
 
-	StartTransactionCommand();
-	PushActiveSnapshot(GetTransactionSnapshot());
+	begin_transaction();
 	query = query_get(start->query);
 	ready = query != NULL && query->generation == start->generation && query->state == QUERY_ACTIVE;
 	if (ready)
@@ -87,8 +88,7 @@ prepare(const PipelineStart *start)
 				query_begin_run(start->query);
 		}
 	}
-	PopActiveSnapshot();
-	CommitTransactionCommand();
+	commit_transaction();
 	return ready;
 }
 
@@ -96,12 +96,10 @@ prepare(const PipelineStart *start)
 static void
 end_run(const PipelineStart *start)
 {
-	StartTransactionCommand();
-	PushActiveSnapshot(GetTransactionSnapshot());
+	begin_transaction();
 	if (query_get(start->query) != NULL && query_run_is_unproven(start->query, start->pipeline))
 		query_set_error(start->query, NULL, DT_NOEND);
-	PopActiveSnapshot();
-	CommitTransactionCommand();
+	commit_transaction();
 }
 
 /* Record the error and log it, unless the query has changed or gone: then that was the reason. */
@@ -111,13 +109,11 @@ record_error(const PipelineStart *start, ErrorData *error)
 	TimestampTz advanced;
 	bool concerned;
 
-	StartTransactionCommand();
-	PushActiveSnapshot(GetTransactionSnapshot());
+	begin_transaction();
 	concerned = query_enter(start->query, start->generation, &advanced);
 	if (concerned)
 		query_set_error(start->query, error, query_next_attempt(start->query, start->pipeline));
-	PopActiveSnapshot();
-	CommitTransactionCommand();
+	commit_transaction();
 	if (concerned)
 	{
 		error->elevel = WARNING;

@@ -12,6 +12,7 @@
 #include "catalog/dependency.h"
 #include "catalog/pg_class.h"
 #include "commands/event_trigger.h"
+#include "common/string.h"
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "miscadmin.h"
@@ -86,16 +87,22 @@ check_options(Jsonb *json, const char *extra, QueryOptions *options)
 				 errdetail("The setting velo.pipeline_memory is %d kB.", velo_pipeline_memory)));
 }
 
-/* The query of that name, which the current user must own; locked against its pipelines. */
+/*
+ * The query of that name, which the current user must own, for a function that changes it; locked against its pipelines.
+ * "with_table": and the table that goes with it, before the query itself, as DROP ... CASCADE does.
+ */
 static QueryInfo *
-open_query(const char *name)
+open_query(const char *name, const char *function, bool with_table)
 {
 	Oid id = query_lookup(name, false);
 	QueryInfo *query;
 
+	PreventCommandIfReadOnly(function);
 	if (!compat_owns_relation(id, GetUserId()))
 		ereport(ERROR, (errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 						errmsg("must be owner of query \"%s\"", name)));
+	if (with_table && (query = query_get(id)) != NULL && query->own_target)
+		LockRelationOid(query->target, AccessExclusiveLock);
 	query = query_lock(id) ? query_get(id) : NULL;
 	if (query == NULL)
 		ereport(ERROR,
@@ -142,28 +149,15 @@ check_rights_of_owner(const QueryInfo *query)
 
 /* ------------------------------------------------------------------ the functions */
 
-/* Lock the table that goes with the query before the query itself, as DROP ... CASCADE does. */
-static void
-lock_own_target(const char *name)
-{
-	QueryInfo *query = query_get(query_lookup(name, false));
-
-	if (query != NULL && query->own_target && compat_owns_relation(query->id, GetUserId()))
-		LockRelationOid(query->target, AccessExclusiveLock);
-}
-
 Datum
 velo_drop_query(PG_FUNCTION_ARGS)
 {
-	char *name = text_to_cstring(PG_GETARG_TEXT_PP(0));
 	bool keep_results = PG_GETARG_BOOL(1);
-	QueryInfo *query;
+	QueryInfo *query =
+		open_query(text_to_cstring(PG_GETARG_TEXT_PP(0)), "velo.drop_query()", !keep_results);
 	bool drop_table;
 	ObjectAddress object;
 
-	if (!keep_results)
-		lock_own_target(name);
-	query = open_query(name);
 	drop_table = query->own_target && !keep_results && OidIsValid(query_owner(query->target));
 	if (drop_table)
 	{
@@ -193,7 +187,8 @@ velo_drop_query(PG_FUNCTION_ARGS)
 Datum
 velo_pause_query(PG_FUNCTION_ARGS)
 {
-	QueryInfo *query = open_query(text_to_cstring(PG_GETARG_TEXT_PP(0)));
+	QueryInfo *query =
+		open_query(text_to_cstring(PG_GETARG_TEXT_PP(0)), "velo.pause_query()", false);
 
 	if (query->state == QUERY_FAILED || query->state == QUERY_FINISHED)
 		ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
@@ -212,7 +207,8 @@ velo_pause_query(PG_FUNCTION_ARGS)
 Datum
 velo_resume_query(PG_FUNCTION_ARGS)
 {
-	QueryInfo *query = open_query(text_to_cstring(PG_GETARG_TEXT_PP(0)));
+	QueryInfo *query =
+		open_query(text_to_cstring(PG_GETARG_TEXT_PP(0)), "velo.resume_query()", false);
 
 	if (query->state == QUERY_FAILED || query->state == QUERY_FINISHED)
 		ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
@@ -236,18 +232,14 @@ velo_resume_query(PG_FUNCTION_ARGS)
 Datum
 velo_restart_query(PG_FUNCTION_ARGS)
 {
-	char *name;
-	char *start;
+	char *start = PG_ARGISNULL(1) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(1));
 	QueryInfo *query;
 
 	if (PG_ARGISNULL(0))
 		ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
 						errmsg("argument \"name\" must not be null")));
-	name = text_to_cstring(PG_GETARG_TEXT_PP(0));
-	start = PG_ARGISNULL(1) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(1));
-	if (start != NULL)
-		lock_own_target(name);
-	query = open_query(name);
+	query =
+		open_query(text_to_cstring(PG_GETARG_TEXT_PP(0)), "velo.restart_query()", start != NULL);
 	check_rights_of_owner(query);
 	query_record_dependencies(query);
 	query->state = QUERY_ACTIVE;
@@ -270,13 +262,7 @@ velo_restart_query(PG_FUNCTION_ARGS)
 		query->merged = false;
 		query->advanced = DT_NOBEGIN;
 		query_reset(query->id);
-		SPI_connect();
-		SPI_execute(
-			psprintf("TRUNCATE TABLE %s", quote_qualified_identifier(
-											  get_namespace_name(get_rel_namespace(query->target)),
-											  get_rel_name(query->target))),
-			false, 0);
-		SPI_finish();
+		(void) execute_as_owner("TRUNCATE TABLE %s", query->target);
 	}
 	save_query(query);
 	query_clear_errors(query->id);
@@ -291,17 +277,22 @@ velo_restart_query(PG_FUNCTION_ARGS)
  * share them; the pipelines see to it when they start.
  */
 static void
-alter_pipelines(QueryInfo *query, int npipelines)
+alter_pipelines(QueryInfo *query, int wanted)
 {
+	List *partitions = query_partitions(query->id);
 	PipelineCounters total;
+	int npipelines;
 	ListCell *lc;
 
-	query->pipelines_wanted = npipelines;
-	if (query->npipelines == 0 || query->npipelines == npipelines)
+	query->pipelines_wanted = wanted;
+	if (query->npipelines == 0) /* no contact so far */
+		return;
+	npipelines = query_choose_pipelines(query, partitions);
+	if (npipelines == query->npipelines)
 		return;
 	if (continuous_load(query)->grouped)
 		query->merged = true;
-	foreach (lc, query_partitions(query->id))
+	foreach (lc, partitions)
 	{
 		PartitionInfo *partition = lfirst(lc);
 
@@ -329,48 +320,69 @@ alter_pipelines(QueryInfo *query, int npipelines)
 	query->npipelines = npipelines;
 }
 
-/* The value of a key of a JSON object as text, which is taken out of it; NULL if it isn't there. */
-static char *
-take_option(Jsonb **options, const char *name)
+/*
+ * Take a key out of a JSON object; false if it isn't there.  *value: its value as text, "otherwise" for null.
+ */
+static bool
+take_option(Jsonb **options, const char *name, const char *otherwise, const char **value)
 {
 	Datum key = CStringGetTextDatum(name);
 	LOCAL_FCINFO(fcinfo, 2);
-	Datum value;
+	Datum field;
 
+	if (!DatumGetBool(DirectFunctionCall2(jsonb_exists, JsonbPGetDatum(*options), key)))
+		return false;
 	InitFunctionCallInfoData(*fcinfo, NULL, 2, InvalidOid, NULL, NULL);
 	fcinfo->args[0].value = JsonbPGetDatum(*options);
 	fcinfo->args[0].isnull = false;
 	fcinfo->args[1].value = key;
 	fcinfo->args[1].isnull = false;
-	value = jsonb_object_field_text(fcinfo);
-	if (fcinfo->isnull)
-		return NULL;
+	field = jsonb_object_field_text(fcinfo);
+	*value = fcinfo->isnull ? otherwise : TextDatumGetCString(field);
 	*options = DatumGetJsonbP(DirectFunctionCall2(jsonb_delete, JsonbPGetDatum(*options), key));
-	return TextDatumGetCString(value);
+	return true;
+}
+
+/* The value of the option "pipelines"; NULL: 0, as many as there are partitions. */
+static int
+parse_pipelines(const char *value)
+{
+	int pipelines;
+	char *end;
+
+	if (value == NULL)
+		return 0;
+	errno = 0;
+	pipelines = strtoint(value, &end, 10);
+	if (errno != 0 || end == value || *end != '\0')
+		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+						errmsg("invalid value for query option \"pipelines\": \"%s\"", value)));
+	return check_pipelines(pipelines);
 }
 
 Datum
 velo_alter_query(PG_FUNCTION_ARGS)
 {
-	QueryInfo *query = open_query(text_to_cstring(PG_GETARG_TEXT_PP(0)));
+	QueryInfo *query =
+		open_query(text_to_cstring(PG_GETARG_TEXT_PP(0)), "velo.alter_query()", false);
 	Jsonb *changes = PG_GETARG_JSONB_P_COPY(1);
 	QueryOptions options;
-	char *value;
+	const char *value;
 
 	if (!JB_ROOT_IS_OBJECT(changes))
 		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 						errmsg("options of a query must be a JSON object")));
-	if ((value = take_option(&changes, "on_error")) != NULL)
+	/* null means: as if it had not been given */
+	if (take_option(&changes, "on_error", DEFAULT_ON_ERROR, &value))
 		query->on_error = parse_on_error(value);
-	if ((value = take_option(&changes, "on_late")) != NULL)
+	if (take_option(&changes, "on_late", DEFAULT_ON_LATE, &value))
 		query->keep_late = parse_on_late(value);
-	if ((value = take_option(&changes, "pipelines")) != NULL)
-		alter_pipelines(query, check_pipelines(pg_strtoint32(value)));
+	if (take_option(&changes, "pipelines", NULL, &value))
+		alter_pipelines(query, parse_pipelines(value));
 	check_options(changes, MORE_OPTIONS, &options);
 	if (query->own_options != NULL)
 		changes = DatumGetJsonbP(DirectFunctionCall2(
 			jsonb_concat, JsonbPGetDatum(query->own_options), JsonbPGetDatum(changes)));
-	/* null means: as if it had not been given */
 	query->own_options =
 		DatumGetJsonbP(DirectFunctionCall1(jsonb_strip_nulls, JsonbPGetDatum(changes)));
 	save_query(query);
@@ -383,7 +395,8 @@ velo_alter_query(PG_FUNCTION_ARGS)
 Datum
 velo_advance_watermark(PG_FUNCTION_ARGS)
 {
-	QueryInfo *query = open_query(text_to_cstring(PG_GETARG_TEXT_PP(0)));
+	QueryInfo *query =
+		open_query(text_to_cstring(PG_GETARG_TEXT_PP(0)), "velo.advance_watermark()", false);
 	TimestampTz to_time = PG_GETARG_TIMESTAMPTZ(1);
 
 	if (TIMESTAMP_NOT_FINITE(to_time))

@@ -15,6 +15,15 @@
  */
 extern void check_rights(Query *query, Oid target);
 
+/*
+ * Run a command on a table, whose name takes the place of %s in it, as the table's owner: its triggers and policies are
+ * theirs.  Returns the number of rows.
+ */
+extern uint64 execute_as_owner(const char *format, Oid table);
+
+#define DEFAULT_ON_ERROR "dead_letter"
+#define DEFAULT_ON_LATE "drop"
+
 /* The values of arguments and options; ereport(ERROR) with the valid ones. */
 extern OnError parse_on_error(const char *value);
 extern bool parse_on_late(const char *value);

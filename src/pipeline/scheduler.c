@@ -12,7 +12,6 @@
  */
 #include "pipeline/shared.h"
 
-#include "access/xact.h"
 #include "catalog/pg_authid.h"
 #include "miscadmin.h"
 #include "pgstat.h"
@@ -23,7 +22,6 @@
 #include "storage/lmgr.h"
 #include "tcop/tcopprot.h"
 #include "utils/memutils.h"
-#include "utils/snapmgr.h"
 #include "utils/syscache.h"
 #include "utils/timestamp.h"
 
@@ -244,8 +242,7 @@ read_wanted(bool *anything)
 	List *wanted = NIL;
 	ListCell *lc;
 
-	StartTransactionCommand();
-	PushActiveSnapshot(GetTransactionSnapshot());
+	begin_transaction();
 	MemoryContextSwitchTo(caller);
 	*anything = false;
 	foreach (lc, query_list())
@@ -257,8 +254,7 @@ read_wanted(bool *anything)
 		*anything = true;
 		wanted = wanted_of_query(query, wanted);
 	}
-	PopActiveSnapshot();
-	CommitTransactionCommand();
+	commit_transaction();
 	MemoryContextSwitchTo(caller);
 	return wanted;
 }
@@ -288,13 +284,11 @@ is_wanted(List *wanted, const PipelineSlot *slot)
 static void
 record_error(Oid query, int pipeline, ErrorData *error, bool retry)
 {
-	StartTransactionCommand();
-	PushActiveSnapshot(GetTransactionSnapshot());
+	begin_transaction();
 	if (ConditionalLockRelationOid(query, RowExclusiveLock) && query_get(query) != NULL)
 		query_set_pipeline_error(query, pipeline, error,
 								 error && retry ? query_next_attempt(query, pipeline) : DT_NOEND);
-	PopActiveSnapshot();
-	CommitTransactionCommand();
+	commit_transaction();
 }
 
 static void
@@ -313,25 +307,24 @@ record_lost_run(const PipelineStart *start)
 {
 	bool forgiven = true;
 
-	StartTransactionCommand();
-	PushActiveSnapshot(GetTransactionSnapshot());
+	begin_transaction();
 	if (ConditionalLockRelationOid(start->query, RowExclusiveLock) && query_get(start->query))
 		forgiven = query_forgive_crash(start->query, start->pipeline);
-	PopActiveSnapshot();
-	CommitTransactionCommand();
+	commit_transaction();
 	if (!forgiven)
 		record_crash(start);
 }
 
 /*
  * Tell pipelines that nobody wants to end, and take back the slots of those that ended unexpectedly or have never
- * begun.  Returns true if something was recorded, so that "wanted" is out of date.
+ * begun.  *stopping: some have not ended yet.  Returns true if something was recorded, so that "wanted" is out of date.
  */
 static bool
-stop_unwanted(List *wanted)
+stop_unwanted(List *wanted, bool *stopping)
 {
 	bool recorded = false;
 
+	*stopping = false;
 	for (int i = 0; i < velo_shared->nslots; i++)
 	{
 		PipelineSlot *slot = &velo_shared->pipelines[i];
@@ -355,9 +348,8 @@ stop_unwanted(List *wanted)
 			}
 			else if (!is_wanted(wanted, slot))
 			{
-				slot->stop = true;
-				if (slot->latch)
-					SetLatch(slot->latch);
+				slot_stop(slot);
+				*stopping = true;
 			}
 		}
 		LWLockRelease(velo_shared->lock);
@@ -485,6 +477,13 @@ start_not_before(const WantedPipeline *pipeline)
 	return last ? TimestampTzPlusMilliseconds(last->start.started_at, RESTART_MS) : DT_NOBEGIN;
 }
 
+/* The shorter of two times to wait, of which the first may be -1: for ever. */
+static long
+sooner(long timeout, long other)
+{
+	return timeout < 0 ? other : Min(timeout, other);
+}
+
 /*
  * Start what is wanted and may start now.  Returns how long to wait for the next attempt at one that failed, in
  * milliseconds; -1: until something happens.
@@ -508,14 +507,12 @@ start_missing(List *wanted)
 		if (pipeline->unproven)
 		{
 			record_lost_run(&pipeline->start);
-			timeout = timeout < 0 ? RECORDED_MS : Min(timeout, RECORDED_MS);
+			timeout = sooner(timeout, RECORDED_MS);
 			continue;
 		}
 		if (not_before > now)
 		{
-			long wait = TimestampDifferenceMilliseconds(now, not_before) + 1;
-
-			timeout = timeout < 0 ? wait : Min(timeout, wait);
+			timeout = sooner(timeout, TimestampDifferenceMilliseconds(now, not_before) + 1);
 			continue;
 		}
 		if (!pipeline->owner_can_login)
@@ -527,7 +524,7 @@ start_missing(List *wanted)
 								   "has LOGIN."};
 
 			record_error(pipeline->start.query, pipeline->start.pipeline, &error, true);
-			timeout = timeout < 0 ? RECORDED_MS : Min(timeout, RECORDED_MS);
+			timeout = sooner(timeout, RECORDED_MS);
 			continue;
 		}
 		setting = start_pipeline(pipeline);
@@ -553,7 +550,7 @@ start_missing(List *wanted)
 	}
 	set_wants_worker(missing != NULL);
 	if (missing != NULL)
-		timeout = timeout < 0 ? NO_WORKER_RETRY_MS : Min(timeout, NO_WORKER_RETRY_MS);
+		timeout = sooner(timeout, NO_WORKER_RETRY_MS);
 	return timeout;
 }
 
@@ -584,6 +581,7 @@ velo_scheduler_main(Datum arg)
 	{
 		List *wanted;
 		bool anything;
+		bool stopping;
 		long timeout;
 
 		ResetLatch(MyLatch);
@@ -601,10 +599,12 @@ velo_scheduler_main(Datum arg)
 		LWLockRelease(velo_shared->lock);
 
 		wanted = read_wanted(&anything);
-		if (stop_unwanted(wanted))
+		if (stop_unwanted(wanted, &stopping))
 			wanted = read_wanted(&anything);
 		scheduler_settle(anything);
 		timeout = start_missing(wanted);
+		if (stopping)
+			timeout = sooner(timeout, PIPELINE_STOP_MS);
 
 		(void) WaitLatch(MyLatch,
 						 WL_LATCH_SET | WL_EXIT_ON_PM_DEATH | (timeout >= 0 ? WL_TIMEOUT : 0),

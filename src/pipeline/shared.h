@@ -27,8 +27,8 @@ typedef struct SchedulerSlot
 	Latch *latch; /* NULL until it has attached */
 	bool changed; /* something about the database's queries did */
 	bool stop;
-	bool wants_worker; /* waits for any pipeline of the server to end */
-	int failures;      /* in a row, before it ran */
+	bool wants_worker;  /* waits for any pipeline of the server to end */
+	bool has_no_worker; /* the launcher found no worker slot for it */
 	TimestampTz start_at;
 } SchedulerSlot;
 
@@ -81,8 +81,24 @@ extern void shared_unblock(Oid database);
 extern int slot_take(const PipelineStart *start, int restarts);
 /* In a worker: make the slot one's own; false if it isn't meant for this worker any more. */
 extern bool slot_attach(int index, const PipelineStart *start);
+/*
+ * Tell a pipeline to end after its transaction, and wake it.  To be repeated until it is gone: one that does something
+ * else after PIPELINE_STOP_MS, such as waiting for a broker's answer, is interrupted.  Caller holds the lock.
+ */
+extern void slot_stop(PipelineSlot *slot);
+#define PIPELINE_STOP_MS 500
 /* Caller holds the lock. */
 extern void slot_free(PipelineSlot *slot);
+
+/* A transaction of a worker of velo's, with an active snapshot.  After an error AbortOutOfAnyTransaction() ends it. */
+extern void begin_transaction(void);
+extern void commit_transaction(void);
+
+/*
+ * Call a function in a subtransaction, in the current memory context.  Returns NULL, or what it threw, after the
+ * subtransaction was rolled back.
+ */
+extern ErrorData *try_in_subtransaction(void (*step)(void *arg), void *arg);
 
 extern void ddl_install_hook(void);
 

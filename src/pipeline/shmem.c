@@ -8,12 +8,14 @@
 #include "pipeline/shared.h"
 
 #include "access/xact.h"
+#include "access/xlog.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
 #include "storage/ipc.h"
 #include "storage/proc.h"
 #include "storage/shmem.h"
+#include "utils/timestamp.h"
 
 VeloShared *velo_shared = NULL;
 
@@ -115,6 +117,52 @@ bool
 pipeline_available(void)
 {
 	return velo_shared != NULL;
+}
+
+bool
+pipelines_are_kept(QueryError *error)
+{
+	const SchedulerSlot *scheduler;
+	bool has_no_worker;
+	bool is_forgotten;
+
+	error->pipeline = QUERY_AS_A_WHOLE;
+	error->sqlerrcode = ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE;
+	error->hint = NULL;
+	error->at = error->retry_at = DT_NOBEGIN;
+	if (RecoveryInProgress())
+	{
+		error->message = "the server is in recovery";
+		error->hint = "Queries go on when it is promoted.";
+		return true;
+	}
+	if (!pipeline_available())
+	{
+		error->message = "velo is not preloaded";
+		error->hint = "Add velo to shared_preload_libraries and restart the server.";
+		return true;
+	}
+	LWLockAcquire(velo_shared->lock, LW_SHARED);
+	scheduler = shared_find_scheduler(MyDatabaseId);
+	has_no_worker = scheduler != NULL && scheduler->has_no_worker;
+	is_forgotten =
+		velo_shared->launcher_latch == NULL && (scheduler == NULL || scheduler->pid == 0);
+	LWLockRelease(velo_shared->lock);
+	if (has_no_worker)
+	{
+		error->message = "waiting for a worker slot";
+		error->sqlerrcode = ERRCODE_CONFIGURATION_LIMIT_EXCEEDED;
+		error->hint = "You might need to increase max_worker_processes.";
+		error->retry_at = DT_NOEND;
+		return true;
+	}
+	if (is_forgotten)
+	{
+		error->message = "the velo launcher does not run";
+		error->hint = "The server log says why; you might need to increase max_worker_processes.";
+		return true;
+	}
+	return false;
 }
 
 /* ------------------------------------------------------------------ telling of changes */
@@ -265,14 +313,13 @@ shared_evict(Oid database, bool force)
 
 		if (slot->database != database)
 			continue;
-		slot->stop = true;
 		if (slot->pid == 0) /* one that has not attached finds the slot taken away, and ends */
 		{
 			slot_free(slot);
 			continue;
 		}
 		anybody = true;
-		SetLatch(slot->latch);
+		slot_stop(slot);
 		if (force)
 			kill(slot->pid, SIGTERM);
 	}
@@ -327,6 +374,27 @@ slot_take(const PipelineStart *start, int restarts)
 	}
 	LWLockRelease(velo_shared->lock);
 	return taken;
+}
+
+void
+slot_stop(PipelineSlot *slot)
+{
+	TimestampTz now = GetCurrentTimestamp();
+
+	Assert(LWLockHeldByMe(velo_shared->lock));
+	if (!slot->stop)
+	{
+		slot->stop = true;
+		slot->interrupt_at = TimestampTzPlusMilliseconds(now, PIPELINE_STOP_MS);
+	}
+	if (slot->pid == 0)
+		return;
+	if (now >= slot->interrupt_at)
+	{
+		kill(slot->pid, SIGINT);
+		slot->interrupt_at = DT_NOEND; /* once is enough */
+	}
+	SetLatch(slot->latch);
 }
 
 void

@@ -21,4 +21,10 @@ extern char *start_check(const char *text, List *streams);
  */
 extern void query_resolve_partitions(QueryInfo *query, int timeout_ms);
 
+/*
+ * How many pipelines the query gets for its partitions (of PartitionInfo): what was asked for, with a NOTICE if that is
+ * more than any of its topics has; else one for each partition, within the limit.
+ */
+extern int query_choose_pipelines(const QueryInfo *query, List *partitions);
+
 #endif /* VELO_START_H */

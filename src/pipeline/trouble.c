@@ -7,10 +7,8 @@
  */
 #include "pipeline/worker.h"
 
-#include "access/xact.h"
 #include "pipeline/shared.h"
 #include "utils/memutils.h"
-#include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
 #define US_PER_MS 1000
@@ -27,15 +25,13 @@ record(Pipeline *pipeline, ErrorData *error, bool failed)
 	TimestampTz advanced;
 	bool same;
 
-	StartTransactionCommand();
-	PushActiveSnapshot(GetTransactionSnapshot());
+	begin_transaction();
 	same = query_enter(pipeline->id, pipeline->query->generation, &advanced);
 	if (same && failed)
 		query_set_state(pipeline->id, QUERY_FAILED);
 	if (same)
 		query_set_error(pipeline->id, error, DT_NOEND);
-	PopActiveSnapshot();
-	CommitTransactionCommand();
+	commit_transaction();
 	MemoryContextSwitchTo(pipeline->context);
 	return same;
 }

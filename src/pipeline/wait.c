@@ -7,7 +7,6 @@
  */
 #include "pipeline/shared.h"
 
-#include "access/xact.h"
 #include "catalog/pg_authid.h"
 #include "fmgr.h"
 #include "miscadmin.h"
@@ -18,7 +17,6 @@
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
-#include "utils/resowner.h"
 #include "utils/timestamp.h"
 
 #define POLL_MS 10
@@ -84,50 +82,43 @@ check_query(Oid id)
 	return query;
 }
 
+/* What ask_for_goals() asks, and the answer. */
+typedef struct Question
+{
+	const QueryInfo *query;
+	int timeout_ms;
+	List *goals;
+} Question;
+
+static void
+ask(void *arg)
+{
+	Question *question = arg;
+	ListCell *lc;
+
+	foreach (lc, continuous_load(question->query)->streams)
+	{
+		Goal *goal = palloc(sizeof(Goal));
+
+		goal->stream = lfirst_oid(lc);
+		goal->bounds = source_bounds(stream_get_as(goal->stream, question->query->owner),
+									 &goal->npartitions, question->timeout_ms);
+		question->goals = lappend(question->goals, goal);
+	}
+}
+
 /* Ask the brokers how far the query's streams go; false if they don't answer in time. */
 static bool
 ask_for_goals(const QueryInfo *query, Waited *waited, int timeout_ms)
 {
-	MemoryContext caller = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
-	volatile bool answered = false;
+	Question question = {.query = query, .timeout_ms = timeout_ms};
+	ErrorData *error = try_in_subtransaction(ask, &question);
 
-	BeginInternalSubTransaction(NULL);
-	MemoryContextSwitchTo(caller);
-	PG_TRY();
-	{
-		List *goals = NIL;
-		ListCell *lc;
-
-		foreach (lc, continuous_load(query)->streams)
-		{
-			Goal *goal = palloc(sizeof(Goal));
-
-			goal->stream = lfirst_oid(lc);
-			goal->bounds = source_bounds(stream_get_as(goal->stream, query->owner),
-										 &goal->npartitions, timeout_ms);
-			goals = lappend(goals, goal);
-		}
-		waited->goals = goals;
-		answered = true;
-		ReleaseCurrentSubTransaction();
-		MemoryContextSwitchTo(caller);
-		CurrentResourceOwner = owner;
-	}
-	PG_CATCH();
-	{
-		int sqlerrcode = geterrcode();
-
-		if (ERRCODE_TO_CATEGORY(sqlerrcode) == ERRCODE_TO_CATEGORY(ERRCODE_QUERY_CANCELED))
-			PG_RE_THROW();
-		MemoryContextSwitchTo(caller);
-		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
-		MemoryContextSwitchTo(caller);
-		CurrentResourceOwner = owner;
-	}
-	PG_END_TRY();
-	return answered;
+	if (error == NULL)
+		waited->goals = question.goals;
+	else if (ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_TO_CATEGORY(ERRCODE_QUERY_CANCELED))
+		ReThrowError(error);
+	return error == NULL;
 }
 
 /* Have the pipelines closed the windows that the committed watermark passes? */

@@ -19,6 +19,7 @@
 #include "catalog/pg_class.h"
 #include "miscadmin.h"
 #include "pgstat.h"
+#include "pipeline/shared.h"
 #include "postmaster/interrupt.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
@@ -312,8 +313,7 @@ set_up(Oid id, int number, int generation)
 	Pipeline *pipeline;
 
 	register_callbacks();
-	StartTransactionCommand();
-	PushActiveSnapshot(GetTransactionSnapshot());
+	begin_transaction();
 	old = MemoryContextSwitchTo(context);
 	pipeline = palloc0_object(Pipeline);
 	pipeline->id = id;
@@ -353,8 +353,7 @@ set_up(Oid id, int number, int generation)
 	else
 		pipeline = NULL;
 	MemoryContextSwitchTo(old);
-	PopActiveSnapshot();
-	CommitTransactionCommand();
+	commit_transaction();
 	if (pipeline == NULL)
 		MemoryContextDelete(context);
 	return pipeline;
@@ -787,8 +786,7 @@ become_merged(Pipeline *pipeline)
 {
 	TimestampTz advanced;
 
-	StartTransactionCommand();
-	PushActiveSnapshot(GetTransactionSnapshot());
+	begin_transaction();
 	if (query_enter(pipeline->id, pipeline->query->generation, &advanced))
 	{
 		ereport(LOG, (errmsg("pipelines of query \"%s\" share groups from now on",
@@ -799,8 +797,7 @@ become_merged(Pipeline *pipeline)
 		stream_keys_delete(pipeline->id, PG_INT64_MAX);
 		pipeline_notify_at_commit();
 	}
-	PopActiveSnapshot();
-	CommitTransactionCommand();
+	commit_transaction();
 }
 
 /*
@@ -886,8 +883,7 @@ transaction(Pipeline *pipeline)
 	bool proven;
 	TimestampTz stage_start;
 
-	StartTransactionCommand();
-	PushActiveSnapshot(GetTransactionSnapshot());
+	begin_transaction();
 	lock_valid_plan(pipeline);
 	LockRelationOid(query->target, RowExclusiveLock);
 	if (!query_enter(pipeline->id, query->generation, &pipeline->advanced))
@@ -958,11 +954,10 @@ transaction(Pipeline *pipeline)
 			 (processed > 0 || caught_up(pipeline));
 	if (proven && pipeline->unproven)
 		query_set_error(pipeline->id, NULL, DT_NOEND);
-	PopActiveSnapshot();
 	/* who waits for the commit finds the query running */
 	if (proven)
 		pipeline_set_state(PIPELINE_RUNNING);
-	CommitTransactionCommand();
+	commit_transaction();
 	pipeline->unproven &= !proven;
 	record_stage(METRIC_COMMIT, GetCurrentTimestamp() - stage_start);
 	MemoryContextSwitchTo(pipeline->context);
@@ -1045,14 +1040,12 @@ restore_committed(Pipeline *pipeline)
 			partition->idle = partition->committed.idle;
 		}
 	}
-	StartTransactionCommand();
-	PushActiveSnapshot(GetTransactionSnapshot());
+	begin_transaction();
 	MemoryContextSwitchTo(pipeline->context);
 	for (int s = 0; s < pipeline->nstreams; s++)
 		reopen_source(pipeline, &pipeline->streams[s]);
 	load_groups(pipeline);
-	PopActiveSnapshot();
-	CommitTransactionCommand();
+	commit_transaction();
 	MemoryContextSwitchTo(pipeline->context);
 }
 

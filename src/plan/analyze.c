@@ -343,6 +343,27 @@ continuous_analyze(const char *text, const char *emit, bool stop_at_end, int64 g
 	return result;
 }
 
+/*
+ * DROP locks what a query uses before its view.  So that who runs or plans the query doesn't lock them the other way
+ * round, forget that the stored SELECT (up to PostgreSQL 15) has the view in its range table, as OLD and NEW of a rule.
+ */
+static void
+forget_view(Query *query, Oid view)
+{
+	ListCell *lc;
+
+	foreach (lc, query->rtable)
+	{
+		RangeTblEntry *rte = lfirst_node(RangeTblEntry, lc);
+
+		if (rte->rtekind == RTE_RELATION && rte->relid == view)
+		{
+			rte->rtekind = RTE_RESULT;
+			rte->relid = InvalidOid;
+		}
+	}
+}
+
 ContinuousQuery *
 continuous_load(const QueryInfo *info)
 {
@@ -351,8 +372,8 @@ continuous_load(const QueryInfo *info)
 	Relation view = relation_open(info->id, AccessShareLock);
 
 	result->query = copyObject(get_view_query(view));
-	/* DROP locks what the query uses before the view: keeping the view here would make for deadlocks */
 	relation_close(view, AccessShareLock);
+	forget_view(result->query, info->id);
 	result->emit = info->emit;
 	result->window.grace = info->options.grace;
 	/* views and streams may have changed since it was stored */

@@ -33,7 +33,7 @@ typedef struct ContinuousQuery
 /*
  * Analyse dialect text.  emit: 'changes', 'final' or NULL as create_query's argument; "stop_at_end" allows FINAL
  * without a window.  grace in microseconds, -1: the text's or the setting.  ereport(ERROR) with a position for what
- * can't run (yet); refuses all that SURFACE 3 lists.
+ * can't run (yet).
  */
 extern ContinuousQuery *continuous_analyze(const char *text, const char *emit, bool stop_at_end,
 										   int64 grace);

@@ -38,8 +38,14 @@ typedef struct SinkRow
 extern Sink *sink_open(Oid target, TupleDesc result, List *key_columns);
 
 /*
+ * May the current user have a sink write to the table?  That takes INSERT, UPDATE and DELETE on it, and being able to
+ * SET ROLE to its owner, as whom the sink writes.  ereport(ERROR) if not.
+ */
+extern void sink_check_rights(Oid target);
+
+/*
  * Write rows, sorted by key first where there is one.  A row that the target refuses gets its error, all others are
- * written.  An error that no row causes (table gone, disk full ...) is thrown.  Returns the number of rows written.
+ * written.  An error that no row causes (table gone, rights revoked, disk full ...) is thrown.  Returns the number of rows written.
  */
 extern int64 sink_write(Sink *sink, SinkRow *rows, int nrows);
 extern void sink_close(Sink *sink);

@@ -424,16 +424,33 @@ refresh_target_name(Sink *sink)
 }
 
 static Oid
-target_owner(Sink *sink)
+target_owner(Oid target)
 {
-	HeapTuple tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(sink->target));
+	HeapTuple tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(target));
 	Oid owner;
 
 	if (!HeapTupleIsValid(tuple))
-		elog(ERROR, "cache lookup failed for relation %u", sink->target);
+		elog(ERROR, "cache lookup failed for relation %u", target);
 	owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
 	ReleaseSysCache(tuple);
 	return owner;
+}
+
+void
+sink_check_rights(Oid target)
+{
+	const AclMode needed = ACL_INSERT | ACL_UPDATE | ACL_DELETE;
+	Oid owner = target_owner(target);
+
+	if (!compat_can_set_role(GetUserId(), owner))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("permission denied for the query's target \"%s\"", get_rel_name(target)),
+				 errdetail("A query writes as the owner of its target, so the query's owner "
+						   "must be able to SET ROLE \"%s\".",
+						   GetUserNameFromId(owner, false))));
+	if (pg_class_aclmask(target, GetUserId(), needed, ACLMASK_ALL) != needed)
+		aclcheck_error(ACLCHECK_NO_PRIV, OBJECT_TABLE, get_rel_name(target));
 }
 
 static void
@@ -457,6 +474,7 @@ sink_write(Sink *sink, SinkRow *rows, int nrows)
 	if (nrows == 0)
 		return 0;
 	refresh_target_name(sink);
+	sink_check_rights(sink->target); /* they may have been revoked since */
 	for (int action = SINK_APPEND; action <= SINK_DELETE; action++)
 		sets[action] = palloc_array(SinkRow *, nrows);
 	for (int i = 0; i < nrows; i++)
@@ -470,7 +488,7 @@ sink_write(Sink *sink, SinkRow *rows, int nrows)
 	 * owner's triggers can do nothing in the name of the query's owner.  The table may have another owner than when the
 	 * query was made.
 	 */
-	owner = target_owner(sink);
+	owner = target_owner(sink->target);
 	GetUserIdAndSecContext(&user, &context);
 	if (!compat_can_set_role(user, owner))
 		ereport(ERROR,

@@ -4,6 +4,7 @@
 use strict;
 use warnings;
 
+use IO::Socket::INET;
 use Test::More;
 use Time::HiRes qw(time);
 use Velo::Kafka;
@@ -286,6 +287,50 @@ SQL
 	drop('to_checked');
 }
 
+# ---------------------------------------------------------------- rights that are revoked while the query runs
+
+{
+	create_stream('revoked', 1);
+	$pg->query(<<'SQL');
+CREATE ROLE writer LOGIN;
+CREATE TABLE of_tenant (id bigint);
+ALTER TABLE of_tenant OWNER TO tenant;
+CREATE TABLE of_writer (id bigint);
+ALTER TABLE of_writer OWNER TO writer;
+GRANT SELECT ON revoked TO writer;
+GRANT tenant TO writer;
+SET ROLE writer;
+SELECT velo.create_query('to_tenant', 'SELECT id FROM revoked', target => 'of_tenant');
+SELECT velo.create_query('to_writer', 'SELECT id FROM revoked', target => 'of_writer');
+SQL
+	done($_) for 'to_tenant', 'to_writer';
+	$pg->query('REVOKE tenant FROM writer; REVOKE INSERT ON of_writer FROM writer');
+	produce('revoked', 0, good(1));
+	for my $table ('of_tenant', 'of_writer')
+	{
+		ok($pg->wait_until(qq{SELECT state = 'waiting' AND error LIKE 'permission denied for %$table%' AND error_sqlstate = '42501'
+			FROM velo.queries WHERE target = '$table'}), "$table: the right to write is looked at each time")
+		  or diag($pg->query('SELECT * FROM velo.queries'));
+		is($pg->query("SELECT count(*) FROM $table"), 0, "$table: nothing is written without it");
+	}
+	$pg->query('GRANT tenant TO writer; GRANT INSERT ON of_writer TO writer');
+	done($_) for 'to_tenant', 'to_writer';
+	is($pg->query('SELECT (SELECT count(*) FROM of_tenant), (SELECT count(*) FROM of_writer)'), '1|1', 'and nothing is lost');
+	drop('to_tenant', 'to_writer');
+
+	# a pipeline runs as the query's owner, whatever the role's settings say
+	$pg->query(<<'SQL');
+ALTER ROLE writer SET role = 'tenant';
+CREATE TABLE who (id bigint, name text);
+ALTER TABLE who OWNER TO writer;
+SET ROLE writer;
+SELECT velo.create_query('to_who', 'SELECT id, current_user::text AS name FROM revoked', target => 'who');
+SQL
+	done('to_who');
+	is($pg->query('SELECT name FROM who'), 'writer', 'a pipeline runs as the owner of its query');
+	drop('to_who');
+}
+
 # ---------------------------------------------------------------- errors of groups
 
 {
@@ -373,6 +418,42 @@ SQL
 	ok($pg->wait_until(q{SELECT bool_and(state = 'running' AND error IS NULL AND retry_at IS NULL) FROM velo.queries}), 'and the error is over')
 	  or diag($pg->query('SELECT * FROM velo.queries'));
 	drop('of_absent', 'of_outage');
+}
+
+# ---------------------------------------------------------------- a broker that says nothing
+
+{
+	# connections are made, and nobody answers
+	my $silent = IO::Socket::INET->new(LocalAddr => '127.0.0.1', Listen => 50) or die "socket: $!\n";
+	my $address = '127.0.0.1:' . $silent->sockport;
+
+	create_stream('silent', 1);
+	create_query('of_silent', 'SELECT id FROM silent');
+	done('of_silent');
+	$pg->query("ALTER FOREIGN TABLE silent OPTIONS (SET brokers '$address')");
+	for my $command (q{velo.wait('of_silent', '1 min')}, q{velo.create_query('of_nobody', 'SELECT id FROM silent')}, q{count(*) FROM silent})
+	{
+		my (undef, $out, $error) = $pg->psql(<<"SQL");
+\\set ON_ERROR_STOP off
+SET statement_timeout = '200 ms';
+SELECT $command;
+SELECT 'goes on';
+SQL
+		like($error, qr/canceling statement/, "$command answers a cancel");
+		is($out, 'goes on', "$command: and leaves the session as it was");
+	}
+
+	# a pipeline that waits for its first answer, 5 s each time, doesn't let those wait who tell it to end
+	create_query('of_nobody', 'SELECT id FROM silent');
+	ok($pg->wait_until(q{SELECT count(*) = 1 FROM pg_stat_activity WHERE query LIKE 'velo: query of_nobody%'}), 'it is asked again and again');
+	my $start = time;
+	$pg->query(q{SELECT velo.drop_query('of_nobody')});
+	ok($pg->wait_until(q{SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'velo pipeline'}), 'a pipeline that waits for an answer ends');
+	cmp_ok(time - $start, '<', 4.5, 'at once');
+	$pg->query(qq{ALTER FOREIGN TABLE silent OPTIONS (SET brokers '@{[$kafka->brokers]}')});
+	produce('silent', 0, good(1));
+	done('of_silent');
+	drop('of_silent');
 }
 
 # ---------------------------------------------------------------- gaps

@@ -218,6 +218,39 @@ SQL
 	$pg->query(q{SELECT velo.drop_query(name) FROM velo.queries WHERE name LIKE 'more%'});
 }
 
+{
+	# one for the launcher, one for the scheduler, and no more
+	my $small = Velo::Server->new(name => 'small', conf => {max_worker_processes => 2});
+
+	for my $database ('postgres', 'other')
+	{
+		$small->query('CREATE DATABASE other') if $database eq 'other';
+		$small->query(<<"SQL", $database);
+CREATE EXTENSION velo;
+SELECT velo.create_stream('records', columns => 'id bigint, k text', brokers => '$brokers');
+SELECT velo.create_query('counts', 'SELECT k, count(*) AS n FROM records GROUP BY k');
+SQL
+		my $waits = q{SELECT state = 'waiting' AND error = 'waiting for a worker slot' AND error_sqlstate = '53400'
+			AND error_hint LIKE '%max_worker_processes%' AND retry_at IS NOT NULL FROM velo.queries};
+
+		ok(wait_for(sub { ($small->psql($waits, $database))[1] eq 't' }), "$database: a query waits when there is no worker for it")
+		  or diag($small->query('SELECT * FROM velo.queries', $database));
+	}
+	$small->query('DROP DATABASE other');
+
+	# without being preloaded all works but the running
+	$small->stop;
+	$small->configure(shared_preload_libraries => '', 'velo.dev_broker_port' => 1);
+	$small->start;
+	is($small->query('SELECT state, error, error_hint FROM velo.queries'),
+		'waiting|velo is not preloaded|Add velo to shared_preload_libraries and restart the server.', 'velo is not preloaded: velo.queries says so');
+	is($small->query('SELECT count(*) FROM records'), $produced, 'and streams can be read');
+	my (undef, undef, $error) = $small->psql(q{SELECT velo.create_query('more', 'SELECT id FROM records')});
+	like($error, qr/WARNING:  queries do not run, because velo is not preloaded/, 'a query can be created, with a warning');
+	is($small->query(q{SELECT velo.wait('more', '10 ms')}), 'f', 'and waited for');
+	$small->query(q{SELECT velo.drop_query('more'); DROP EXTENSION velo CASCADE});
+}
+
 # ---------------------------------------------------------------- commands that want a database, or an object, for themselves
 
 {
@@ -260,6 +293,95 @@ SQL
 	cmp_ok(time - $start, '<', 2, 'CASCADE drops the query at once');
 	is($pg->query('SELECT count(*) FROM velo.queries'), 0, 'there is none left');
 	ok($pg->wait_until(q{SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type IN ('velo pipeline', 'velo scheduler')}), 'and no worker');
+}
+
+# ---------------------------------------------------------------- queries of the same name, created at the same time
+
+{
+	my $script = "$pg->{dir}/create.sql";
+
+	$kafka->create_topic('same', 1);
+	$pg->query(<<"SQL");
+CREATE SCHEMA one;
+CREATE SCHEMA two;
+SELECT velo.create_stream('same', columns => 'id bigint', brokers => '$brokers');
+SQL
+	open my $file, '>', $script or die "$script: $!\n";
+	print $file <<'SQL';
+BEGIN;
+SELECT velo.create_query('one.same', 'SELECT id FROM same');
+SELECT pg_advisory_xact_lock(1);
+DO $$
+BEGIN
+	WHILE (SELECT count(*) < 2 FROM pg_locks WHERE NOT granted) LOOP PERFORM pg_sleep(0.01); END LOOP;
+END $$;
+COMMIT;
+SQL
+	close $file or die "$script: $!\n";
+	my @creators = (Velo::Process::spawn("$pg->{dir}/one.log", 'KILL', $pg->psql_command, '-f', $script));
+
+	ok($pg->wait_until(q{SELECT count(*) = 1 FROM pg_locks WHERE locktype = 'advisory'}), 'a query is being created');
+	open $file, '>', "$script.2" or die "$script.2: $!\n";
+	print $file q{SELECT velo.create_query('one.same', 'SELECT id FROM same');};
+	close $file or die "$script.2: $!\n";
+	push @creators, Velo::Process::spawn("$pg->{dir}/same.log", 'KILL', $pg->psql_command, '-f', "$script.2");
+	my ($status, undef, $error) = $pg->psql(q{SELECT velo.create_query('two.same', 'SELECT id FROM same')});
+
+	is($status, 0, 'one of the same name in another schema waits for it') or diag($error);
+	ok(wait_for(sub { Velo::Process::ended($creators[1]) }), 'as does one in the same schema');
+	like(Velo::Process::slurp("$pg->{dir}/same.log"), qr/query "same" already exists/, 'which is refused');
+	is($pg->query('SELECT string_agg(name, $$ $$ ORDER BY name) FROM velo.queries'), 'one.same two.same', 'both queries are there');
+	$pg->query('DROP FOREIGN TABLE same CASCADE');
+}
+
+# ---------------------------------------------------------------- deadlocks
+
+{
+	# the pipeline holds its result and waits for a table long before the user, who holds that, asks for the result
+	$kafka->create_topic('deadlock', 1);
+	$pg->query(<<"SQL");
+CREATE TABLE consulted (x int);
+CREATE FUNCTION consult(x bigint) RETURNS bigint LANGUAGE plpgsql AS 'BEGIN PERFORM FROM consulted; RETURN x; END';
+SELECT velo.create_stream('deadlock', columns => 'id bigint', brokers => '$brokers');
+SELECT velo.create_query('consulting', 'SELECT consult(id) AS id FROM deadlock');
+SELECT velo.wait('consulting');
+SQL
+	my ($status, undef, $error) = $pg->psql(<<'SQL');
+BEGIN;
+LOCK TABLE consulted;
+INSERT INTO deadlock VALUES (1);
+DO $$
+BEGIN
+	WHILE NOT EXISTS (SELECT FROM pg_locks WHERE relation = 'consulted'::regclass AND NOT granted
+		AND clock_timestamp() - waitstart > interval '200 ms')
+	LOOP
+		PERFORM pg_sleep(0.01);
+	END LOOP;
+END $$;
+ALTER TABLE consulting ADD COLUMN more int;
+COMMIT;
+SQL
+	is($status, 0, 'in a deadlock the pipeline gives way') or diag($error);
+	is($pg->query(q{SELECT velo.wait('consulting')}), 't', 'and tries again');
+	is($pg->query('SELECT id FROM consulting'), 1, 'exactly once');
+
+	# nor do those who plan a query, and those who drop what it uses, lock things in opposite order
+	is($pg->query(<<'SQL'), '', 'a pipeline that waits for its stream keeps nothing');
+BEGIN;
+ALTER FOREIGN TABLE deadlock OPTIONS (ADD partitions_refresh '1 min');
+INSERT INTO deadlock VALUES (2);
+DO $$
+BEGIN
+	WHILE NOT EXISTS (SELECT FROM pg_locks WHERE relation = 'deadlock'::regclass AND NOT granted)
+	LOOP
+		PERFORM pg_sleep(0.01);
+	END LOOP;
+END $$;
+SELECT relation::regclass FROM pg_locks WHERE relation IN ('consulting'::regclass, 'velo_queries.consulting'::regclass) AND granted;
+ROLLBACK;
+SQL
+	is($pg->query(q{SELECT velo.wait('consulting')}), 't', 'and goes on');
+	$pg->query('DROP FOREIGN TABLE deadlock CASCADE');
 }
 
 # ---------------------------------------------------------------- much state

@@ -1,0 +1,81 @@
+/*
+ * transaction.c
+ *		Transactions of velo's workers, and subtransactions.
+ *
+ * In a deadlock with a user's command it is the worker that gives way.
+ *
+ * A backend looks for a deadlock once in each wait for a lock, deadlock_timeout after it began to wait.  So a worker that
+ * has waited for longer than that doesn't notice when a DROP closes the circle, and the user's command is the one to
+ * fail.  Therefore a worker's transaction makes its backend look again and again, more often than anybody sets
+ * deadlock_timeout to.
+ */
+#include "pipeline/shared.h"
+
+#include "access/xact.h"
+#include "storage/proc.h"
+#include "utils/resowner.h"
+#include "utils/snapmgr.h"
+#include "utils/timeout.h"
+#include "utils/timestamp.h"
+
+#define DEADLOCK_CHECK_MS 100
+
+static TimeoutId deadlock_check = MAX_TIMEOUTS;
+
+/* However the transaction ended: nothing may wake an idle worker. */
+static void
+stop_checking(XactEvent event, void *arg)
+{
+	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT)
+		disable_timeout(deadlock_check, false);
+}
+
+void
+begin_transaction(void)
+{
+	if (deadlock_check == MAX_TIMEOUTS)
+	{
+		/* PostgreSQL's own handler: it has no effect but on a backend that waits for a lock */
+		deadlock_check = RegisterTimeout(USER_TIMEOUT, CheckDeadLockAlert);
+		RegisterXactCallback(stop_checking, NULL);
+	}
+	StartTransactionCommand();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	enable_timeout_every(deadlock_check,
+						 TimestampTzPlusMilliseconds(GetCurrentTimestamp(), DEADLOCK_CHECK_MS),
+						 DEADLOCK_CHECK_MS);
+}
+
+void
+commit_transaction(void)
+{
+	PopActiveSnapshot();
+	CommitTransactionCommand();
+}
+
+ErrorData *
+try_in_subtransaction(void (*step)(void *arg), void *arg)
+{
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	ErrorData *volatile error = NULL;
+
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(context);
+	PG_TRY();
+	{
+		step(arg);
+		ReleaseCurrentSubTransaction();
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(context);
+	CurrentResourceOwner = owner;
+	return error;
+}
