@@ -25,23 +25,11 @@ my $bench = Velo::Bench->new;
 
 my $select = 'SELECT symbol, avg(price) AS avg_price, count(*) AS n FROM trades WHERE price > 100';
 my $tumbling = "$select WINDOW TUMBLING(5m) GROUP BY symbol";
-my $what_it_found;
-
-# The program by hand and velo must have done the same work.
-sub found
-{
-	my ($groups, $n) = @_;
-
-	$what_it_found //= "$groups $n";
-	die "one found $what_it_found groups and records, another $groups $n\n" if $what_it_found ne "$groups $n";
-	return;
-}
-
 sub by_hand
 {
 	my @figures = $bench->program('handwritten', 'trades');
 
-	found($bench->last_message =~ /groups (\d+) records (\d+)/);
+	$bench->found(tumbling => $bench->last_message =~ /groups (\d+) records (\d+)/);
 	return @figures;
 }
 
@@ -49,7 +37,7 @@ sub changes
 {
 	my @figures = $bench->query("$tumbling EMIT CHANGES", $records, 'SELECT count(*), sum(n) FROM bench');
 
-	found(split /\|/, $bench->last_message);
+	$bench->found(tumbling => split /\|/, $bench->last_message);
 	return @figures;
 }
 

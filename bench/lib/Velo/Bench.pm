@@ -219,6 +219,17 @@ sub median
 	return @sorted % 2 ? $sorted[ $#sorted / 2 ] : ($sorted[ @sorted / 2 - 1 ] + $sorted[ @sorted / 2 ]) / 2;
 }
 
+# What consumers found must be the same wherever they did the same work; $work names that.
+sub found
+{
+	my ($self, $work, $groups, $records) = @_;
+	my $found = "$groups groups, $records records";
+
+	$self->{found}{$work} //= $found;
+	die "$work: one found $self->{found}{$work}, another $found\n" if $self->{found}{$work} ne $found;
+	return;
+}
+
 # Run [name => function that returns figures] in turn, so many times, and print the table of the medians, with quotients
 # to the cases named in $to.
 sub compare
