@@ -207,6 +207,23 @@ TABLE whole;
 SELECT query, kind, partition, "offset", convert_from(value, 'UTF8') AS value, sqlstate, message, detail
 FROM velo.dead_letters ORDER BY query, "offset";
 
+-- pipelines that share groups fold what each has aggregated: a group that was NULL so far takes what comes; and where
+-- folding fails, the record that does not fit is found
+SELECT velo.dev_create_topic(:'topic' || '.shared', 2);
+SELECT velo.create_stream('streams.shared', 'v int, p int OPTIONS (metadata ''partition'')',
+    topic => :'topic' || '.shared', brokers => :'brokers');
+SELECT velo.create_query('folded', 'SELECT sum(v), sum_int2(v::int2) FILTER (WHERE v IS NOT NULL), count(*) FROM shared', pipelines => 2);
+INSERT INTO streams.shared VALUES (NULL, 0);
+SELECT velo.wait('folded');
+TABLE folded;
+INSERT INTO streams.shared VALUES (20000, 1);
+SELECT velo.wait('folded');
+TABLE folded;
+INSERT INTO streams.shared VALUES (1, 0), (30000, 0), (2, 0);
+SELECT velo.wait('folded');
+TABLE folded;
+SELECT kind, partition, "offset", convert_from(value, 'UTF8') AS value, message FROM velo.dead_letters WHERE query = 'folded';
+
 SET client_min_messages = warning;
 DROP SCHEMA results, streams, tables CASCADE;
 SELECT count(*) FROM velo.queries;

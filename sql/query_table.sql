@@ -136,6 +136,20 @@ SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute WHERE attreli
 -- the user's own index and rights on the result
 CREATE INDEX ON star (symbol);
 
+-- a stream with a long backlog does not keep another one waiting: when the last row of one is written, many of the other
+-- are, too
+SELECT velo.dev_create_topic(:'topic' || '.' || topic) FROM unnest('{left_backlog, right_backlog}'::text[]) AS topic;
+SELECT velo.create_stream('streams.' || topic, 'n int', topic => :'topic' || '.' || topic, brokers => :'brokers')
+FROM unnest('{left_backlog, right_backlog}'::text[]) AS topic;
+INSERT INTO left_backlog SELECT * FROM generate_series(1, 10000);
+INSERT INTO right_backlog SELECT -n FROM generate_series(1, 10000) AS n;
+CREATE TABLE turns (turn int GENERATED ALWAYS AS IDENTITY, n int);
+SELECT velo.create_query('in_turn', 'SELECT n FROM left_backlog UNION ALL SELECT n FROM right_backlog', target => 'turns',
+    stop => 'end', options => '{"batch_size": 10, "commit_interval": "1 ms"}');
+SELECT velo.wait('in_turn');
+SELECT count(*), count(*) FILTER (WHERE turn < first_done) > 12000 AS in_turn
+FROM turns, (SELECT min(last) AS first_done FROM (SELECT max(turn) AS last FROM turns GROUP BY n > 0) AS l) AS d;
+
 SET client_min_messages = warning;
 DROP SCHEMA results, streams, tables CASCADE;
 SELECT count(*) FROM velo.queries;

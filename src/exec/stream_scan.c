@@ -376,8 +376,9 @@ ad_hoc_fill(ForeignScanState *node, StreamScan *scan)
 	ad_hoc_forget_batch(scan);
 	while (batch->nrecords == 0 && !ad_hoc_at_end(ad_hoc))
 	{
-		if (source_poll(ad_hoc->source, batch, ad_hoc->batch_limit,
-						(Size) velo_pipeline_memory * 1024 / 4) > 0)
+		Size budget = (Size) velo_pipeline_memory * 1024 / 4;
+
+		if (source_poll(ad_hoc->source, batch, ad_hoc->batch_limit, &budget) > 0)
 		{
 			drop_newer_records(ad_hoc, batch);
 			if (batch->nrecords == 0)

@@ -487,6 +487,7 @@ void
 process_round(Pipeline *pipeline)
 {
 	InputRows *rows = pipeline->rows;
+	GroupTable *groups = groups_to_apply(pipeline);
 	bool fail = pipeline->query->on_error == ON_ERROR_FAIL;
 	TimestampTz start = GetCurrentTimestamp();
 	TimestampTz decoded;
@@ -521,10 +522,12 @@ process_round(Pipeline *pipeline)
 		return;
 	}
 
+	if (groups == pipeline->groups)
+		enter_shared_groups(pipeline);
 	pipeline->stage = STAGE_APPLY;
-	if (pipeline->groups != NULL)
+	if (groups != NULL)
 	{
-		group_table_apply(pipeline->groups, rows, pipeline->closed);
+		group_table_apply(groups, rows, pipeline->closed);
 		if (pipeline->query->windowed)
 			settle_late(pipeline);
 		evaluated = GetCurrentTimestamp();

@@ -36,6 +36,8 @@
 /* the fetch queue's share of a pipeline's memory, and that of one batch's bytes */
 #define QUEUE_SHARE 4
 #define BATCH_SHARE 8
+/* a transaction of a merged query ends when its partial groups take that part of the pipeline's memory */
+#define PARTIAL_SHARE 8
 /* how often a source in trouble is looked at */
 #define TROUBLE_CHECK_MS 1000
 
@@ -172,7 +174,9 @@ load_groups(Pipeline *pipeline)
 
 	if (pipeline->groups != NULL)
 		group_table_destroy(pipeline->groups);
-	pipeline->groups = NULL;
+	if (pipeline->partial != NULL)
+		group_table_destroy(pipeline->partial);
+	pipeline->groups = pipeline->partial = NULL;
 	if (pipeline->groups_context != NULL && pipeline->groups_context != pipeline->plan_context)
 		MemoryContextDelete(pipeline->groups_context);
 	pipeline->groups_context = pipeline->plan_context;
@@ -182,6 +186,10 @@ load_groups(Pipeline *pipeline)
 	pipeline->groups =
 		group_table_create(pipeline->plan->grouped->grouping, pipeline->id, pipeline->number,
 						   pipeline->query->options.pipeline_memory, pipeline->query->merged);
+	if (pipeline->query->merged)
+		pipeline->partial =
+			group_table_create(pipeline->plan->grouped->grouping, pipeline->id, pipeline->number,
+							   pipeline->query->options.pipeline_memory, false);
 	MemoryContextSwitchTo(old);
 	group_table_load(pipeline->groups);
 }
@@ -448,50 +456,72 @@ total_records(Pipeline *pipeline)
 	return total;
 }
 
-/* Take what is there.  Returns the number of records in all batches. */
+/* Take at most "max" records of a stream that are there. */
+static void
+poll_stream(Pipeline *pipeline, PipelineStream *stream, int max)
+{
+	RecordBatch *batch = stream->batch;
+	int before = batch->nrecords;
+	Size budget = pipeline->batch_budget;
+	TimestampTz now;
+
+	/* nothing would wake us for what is left behind records that are all dropped */
+	while (source_poll(stream->source, batch, max, &pipeline->batch_budget) > 0)
+	{
+		if (pipeline->query->stop_at_end)
+			drop_beyond_stop(stream, before);
+		if (batch->nrecords > before)
+			break;
+		if (before == 0)
+		{
+			source_release(stream->source);
+			pipeline->batch_budget = budget;
+		}
+		CHECK_FOR_INTERRUPTS();
+	}
+	if (batch->nrecords == before || !pipeline->query->windowed)
+		return;
+	now = GetCurrentTimestamp();
+	for (int i = before; i < batch->nrecords; i++)
+	{
+		PipelinePartition *partition = &stream->partitions[batch->records[i].partition];
+
+		partition->last_record_at = now;
+		partition->idle = false;
+	}
+}
+
+static bool
+batches_are_full(Pipeline *pipeline)
+{
+	return total_records(pipeline) >= pipeline->query->options.batch_size ||
+		   pipeline->batch_budget == 0;
+}
+
+/*
+ * Take what is there.  Each stream gets its share of the batch first, so that one with a long backlog does not keep
+ * the others waiting, and then what they have left of theirs.  Returns the number of records in all batches.
+ */
 static int
 poll_streams(Pipeline *pipeline)
 {
 	int limit = pipeline->query->options.batch_size;
-	Size bytes = (Size) pipeline->query->options.pipeline_memory * 1024 / BATCH_SHARE;
-	int total = total_records(pipeline);
+	int share = Max(1, limit / pipeline->nstreams);
 
-	for (int s = 0; s < pipeline->nstreams; s++)
+	if (total_records(pipeline) == 0)
+		pipeline->batch_budget =
+			(Size) pipeline->query->options.pipeline_memory * 1024 / BATCH_SHARE;
+	for (int s = 0; s < pipeline->nstreams && !batches_are_full(pipeline); s++)
 	{
 		PipelineStream *stream = &pipeline->streams[s];
-		RecordBatch *batch = stream->batch;
-		int before = batch->nrecords;
-		TimestampTz now;
 
-		if (total >= limit)
-			break;
-		/* nothing would wake us for what is left behind records that are all dropped */
-		while (source_poll(stream->source, batch, limit - total, bytes) > 0)
-		{
-			if (pipeline->query->stop_at_end)
-				drop_beyond_stop(stream, before);
-			if (batch->nrecords > before)
-				break;
-			if (before == 0)
-				source_release(stream->source);
-			CHECK_FOR_INTERRUPTS();
-		}
-		if (batch->nrecords == before)
-			continue;
-		if (pipeline->query->windowed)
-		{
-			now = GetCurrentTimestamp();
-			for (int i = before; i < batch->nrecords; i++)
-			{
-				PipelinePartition *partition = &stream->partitions[batch->records[i].partition];
-
-				partition->last_record_at = now;
-				partition->idle = false;
-			}
-		}
-		total += batch->nrecords - before;
+		if (stream->batch->nrecords < share)
+			poll_stream(pipeline, stream, share - stream->batch->nrecords);
 	}
-	return total;
+	if (pipeline->nstreams > 1)
+		for (int s = 0; s < pipeline->nstreams && !batches_are_full(pipeline); s++)
+			poll_stream(pipeline, &pipeline->streams[s], limit - total_records(pipeline));
+	return total_records(pipeline);
 }
 
 /* Everything that the brokers are known to have was handed out. */
@@ -558,7 +588,6 @@ told_of_change(void)
 static int
 gather(Pipeline *pipeline)
 {
-	int limit = pipeline->query->options.batch_size;
 	TimestampTz start = GetCurrentTimestamp();
 	int total = poll_streams(pipeline);
 	TimestampTz until;
@@ -566,7 +595,7 @@ gather(Pipeline *pipeline)
 	if (total == 0)
 		return 0;
 	until = start + Min(GATHER_MS, pipeline->query->options.commit_interval) * US_PER_MS;
-	while (total < limit && !caught_up(pipeline) && !told_to_stop())
+	while (!batches_are_full(pipeline) && !caught_up(pipeline) && !told_to_stop())
 	{
 		long left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), until);
 
@@ -597,6 +626,19 @@ void
 take_turn(Pipeline *pipeline)
 {
 	LockDatabaseObject(RelationRelationId, pipeline->id, 0, ExclusiveLock);
+}
+
+void
+enter_shared_groups(Pipeline *pipeline)
+{
+	if (!pipeline->query->merged || pipeline->in_shared_groups)
+		return;
+	take_turn(pipeline);
+	/* show what the pipeline before us in turn has committed */
+	PopActiveSnapshot();
+	PushActiveSnapshot(GetTransactionSnapshot());
+	pipeline->closed = Max(pipeline->closed, query_closed(pipeline->id));
+	pipeline->in_shared_groups = true;
 }
 
 /* Offsets move past control records and aborted transactions at the end, which are never handed out. */
@@ -776,10 +818,48 @@ become_merged(Pipeline *pipeline)
 	CommitTransactionCommand();
 }
 
+/* How a transaction ended. */
+typedef enum TransactionEnd
+{
+	TRANSACTION_COMMITTED,
+	TRANSACTION_OUTDATED, /* aborted: to be repeated, for windows were closed without what it read */
+	TRANSACTION_OVER      /* aborted: the query is no longer what this pipeline was started for */
+} TransactionEnd;
+
+/* A transaction of a merged query goes on until its partial groups are many, then they must be folded. */
+static bool
+partial_is_large(Pipeline *pipeline)
+{
+	GroupTableStats stats;
+
+	group_table_stats(pipeline->partial, &stats);
+	return stats.memory_bytes >
+		   (int64) pipeline->query->options.pipeline_memory * 1024 / PARTIAL_SHARE;
+}
+
 /*
- * One transaction.  Returns false, with nothing done, if the query is no longer what this pipeline was started for.
+ * Fold what this transaction has aggregated into the shared groups.  Returns false if a window of it was closed
+ * meanwhile by other pipelines, as can happen when a partition was idle or event time was advanced by hand: then
+ * records count as late that did not when they were applied.
  */
 static bool
+fold_partial_groups(Pipeline *pipeline)
+{
+	if (group_table_next_close(pipeline->partial) <= pipeline->closed)
+		return false;
+	pipeline->stage = STAGE_FOLD;
+	group_table_fold_partial(pipeline->groups, pipeline->partial);
+	return true;
+}
+
+static bool
+is_global_aggregate(const Pipeline *pipeline)
+{
+	return pipeline->groups != NULL && pipeline->plan->grouped->grouping->nkeys == 0 &&
+		   pipeline->plan->grouped->grouping->window.kind == WINDOW_NONE;
+}
+
+static TransactionEnd
 transaction(Pipeline *pipeline)
 {
 	QueryInfo *query = pipeline->query;
@@ -797,19 +877,9 @@ transaction(Pipeline *pipeline)
 	if (!query_enter(pipeline->id, query->generation, &pipeline->advanced))
 	{
 		AbortOutOfAnyTransaction();
-		return false;
+		return TRANSACTION_OVER;
 	}
-	if (query->merged)
-	{
-		take_turn(pipeline);
-		/* show what the pipeline before us in turn has committed */
-		PopActiveSnapshot();
-		PushActiveSnapshot(GetTransactionSnapshot());
-		pipeline->closed = Max(pipeline->closed, query_closed(pipeline->id));
-	}
-	if (pipeline->groups != NULL && pipeline->plan->grouped->grouping->nkeys == 0 &&
-		pipeline->plan->grouped->grouping->window.kind == WINDOW_NONE)
-		(void) group_table_global(pipeline->groups);
+	pipeline->in_shared_groups = false;
 
 	while (records > 0)
 	{
@@ -819,10 +889,13 @@ transaction(Pipeline *pipeline)
 		{
 			AbortOutOfAnyTransaction();
 			become_merged(pipeline);
-			return false;
+			return TRANSACTION_OVER;
 		}
 		release_batches(pipeline);
-		if (pipeline->failed != NULL || query->merged || GetCurrentTimestamp() >= until)
+		if (pipeline->failed != NULL || GetCurrentTimestamp() >= until)
+			break;
+		/* the others wait, or the memory is full */
+		if (query->merged && (pipeline->in_shared_groups || partial_is_large(pipeline)))
 			break;
 		CHECK_FOR_INTERRUPTS();
 		records = poll_streams(pipeline);
@@ -838,6 +911,15 @@ transaction(Pipeline *pipeline)
 	stage_start = GetCurrentTimestamp();
 	if (pipeline->failed == NULL)
 		(void) skip_control_records(pipeline);
+	enter_shared_groups(pipeline);
+	if (pipeline->partial != NULL && !fold_partial_groups(pipeline))
+	{
+		AbortOutOfAnyTransaction();
+		return TRANSACTION_OUTDATED;
+	}
+	pipeline->stage = STAGE_WRITE;
+	if (is_global_aggregate(pipeline))
+		(void) group_table_global(pipeline->groups);
 	settle_windows(pipeline);
 	if (pipeline->failed == NULL)
 		pipeline->all_stopped = finish_if_stopped(pipeline);
@@ -865,7 +947,8 @@ transaction(Pipeline *pipeline)
 	record_stage(METRIC_COMMIT, GetCurrentTimestamp() - stage_start);
 	MemoryContextSwitchTo(pipeline->context);
 	pipeline->stage = STAGE_NONE;
-	return true;
+	pipeline->unfolded_records = Max(0, pipeline->unfolded_records - processed);
+	return TRANSACTION_COMMITTED;
 }
 
 /* After a commit: what was pending is committed. */
@@ -989,24 +1072,26 @@ forget_poisons(Pipeline *pipeline)
 }
 
 /*
- * Run one transaction.  If applying failed because of a record, prepare to replay it without that; whatever else is
- * thrown ends the worker, and the scheduler starts another after a while.  Returns false if this run is over.
+ * Run one transaction.  If applying failed because of a record, prepare to replay it without that; if folding did, to
+ * find out which it is; whatever else is thrown ends the worker, and the scheduler starts another after a while.  Returns false if this run is over.
  */
 static bool
 run_transaction(Pipeline *pipeline)
 {
 	ErrorData *volatile error = NULL;
-	volatile bool entered = false;
+	volatile TransactionEnd end = TRANSACTION_OVER;
 
 	PG_TRY();
 	{
-		entered = transaction(pipeline);
+		end = transaction(pipeline);
 	}
 	PG_CATCH();
 	{
-		if (!pipeline->group_failed &&
-			!(pipeline->stage == STAGE_APPLY && pipeline->rows->applied >= 0 &&
-			  error_is_of_record(geterrcode())))
+		bool of_record = ((pipeline->stage == STAGE_APPLY && pipeline->rows->applied >= 0) ||
+						  pipeline->stage == STAGE_FOLD) &&
+						 error_is_of_record(geterrcode());
+
+		if (!pipeline->group_failed && !of_record)
 			PG_RE_THROW();
 		MemoryContextSwitchTo(pipeline->context);
 		error = CopyErrorData();
@@ -1016,12 +1101,18 @@ run_transaction(Pipeline *pipeline)
 
 	if (error == NULL)
 	{
-		if (entered)
+		if (end == TRANSACTION_COMMITTED)
 		{
 			committed(pipeline);
 			forget_poisons(pipeline);
 		}
-		return entered;
+		else if (end == TRANSACTION_OUTDATED)
+		{
+			/* what the others have committed by now */
+			pipeline->committed_counters.closed = pipeline->closed;
+			restore_committed(pipeline);
+		}
+		return end != TRANSACTION_OVER;
 	}
 	AbortOutOfAnyTransaction();
 	MemoryContextSwitchTo(pipeline->context);
@@ -1030,7 +1121,15 @@ run_transaction(Pipeline *pipeline)
 		fail_query(pipeline, error);
 		return false;
 	}
-	remember_poison(pipeline, error);
+	if (pipeline->stage == STAGE_FOLD)
+	{
+		/* which record it was shows when they are applied one by one */
+		pipeline->unfolded_records =
+			pipeline->counters.records_in - pipeline->committed_counters.records_in;
+		FreeErrorData(error);
+	}
+	else
+		remember_poison(pipeline, error);
 	restore_committed(pipeline);
 	return true;
 }

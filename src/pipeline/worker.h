@@ -54,12 +54,13 @@ typedef struct Poison
 	ErrorData *error;
 } Poison;
 
-/* Where in a transaction an error was thrown: only a failing apply is replayed without its record. */
+/* Where in a transaction an error was thrown: what fails to apply is replayed without its record, what fails to fold by applying it. */
 typedef enum PipelineStage
 {
 	STAGE_NONE,
 	STAGE_EVALUATE,
 	STAGE_APPLY,
+	STAGE_FOLD,
 	STAGE_WRITE,
 	STAGE_COMMIT
 } PipelineStage;
@@ -81,10 +82,15 @@ typedef struct Pipeline
 	InputPlan *input;
 	Emitter *emitter;
 	Sink *sink;
-	GroupTable *groups;      /* NULL: ungrouped */
+	GroupTable *groups; /* NULL: ungrouped */
+	GroupTable
+		*partial; /* of a merged query: what the running transaction has aggregated; else NULL */
+	int64
+		unfolded_records; /* of a merged query: so many are applied to the shared groups one by one */
 	StreamKeys *stream_keys; /* NULL: nobody else can have a group of this pipeline's */
 	InputRows *rows;
 	BatchSet set;
+	Size batch_budget; /* bytes that the current batches may still take */
 	int nstreams;
 	PipelineStream *streams;
 	WaitEventSet *events;
@@ -107,8 +113,9 @@ typedef struct Pipeline
 	SourceTrouble trouble; /* as the query's error says it */
 	/* velo.query_error speaks of a run that has achieved nothing, or of trouble that may be over */
 	bool unproven;
-	bool due;        /* a transaction is wanted though no record came */
-	bool all_shared; /* of a merged query: no pipeline has groups of its own any more */
+	bool due;              /* a transaction is wanted though no record came */
+	bool all_shared;       /* of a merged query: no pipeline has groups of its own any more */
+	bool in_shared_groups; /* see enter_shared_groups(); of the running transaction */
 	/* another pipeline has groups of this one: the query becomes a merged one */
 	bool key_is_untrue;
 	bool all_stopped; /* every partition has reached its stop offset */
@@ -123,6 +130,14 @@ extern bool watch_sources(Pipeline *pipeline);
 /* End the query with an error.  Outside of any transaction. */
 extern void fail_query(Pipeline *pipeline, ErrorData *error);
 
+/* Where the rows of the current batch go. */
+static inline GroupTable *
+groups_to_apply(const Pipeline *pipeline)
+{
+	return pipeline->partial != NULL && pipeline->unfolded_records == 0 ? pipeline->partial
+																		: pipeline->groups;
+}
+
 /* process.c */
 extern void process_round(Pipeline *pipeline);
 /* Make a failure of a record of the current batch. */
@@ -133,6 +148,12 @@ extern bool cut_at_failures(Pipeline *pipeline);
 /* worker.c */
 /* The pipelines of a query take turns, until they commit, at what they share. */
 extern void take_turn(Pipeline *pipeline);
+/*
+ * From here to the commit this pipeline alone touches the groups of a merged query.  To be called before it does, and
+ * not earlier, for the others wait: what comes before, decoding and evaluating, they do side by side.  Nothing to do for
+ * a query that is not merged.
+ */
+extern void enter_shared_groups(Pipeline *pipeline);
 
 /* stream_keys.c */
 extern StreamKeys *stream_keys_create(const GroupedPlan *plan);

@@ -228,10 +228,11 @@ search_offsets(const StreamInfo *stream, TimestampTz at, const SourceBounds *bou
 	{
 		const char *message;
 		SourceTrouble trouble;
+		Size unlimited = SIZE_MAX;
 		int n;
 
 		batch.nrecords = 0;
-		n = source_poll(source, &batch, batch.capacity, SIZE_MAX);
+		n = source_poll(source, &batch, batch.capacity, &unlimited);
 		for (int i = 0; i < n; i++)
 		{
 			const Record *record = &batch.records[i];

@@ -469,9 +469,8 @@ measure_queue(Source *source)
 }
 
 int
-source_poll(Source *source, RecordBatch *batch, int max, Size max_bytes)
+source_poll(Source *source, RecordBatch *batch, int max, Size *budget)
 {
-	Size bytes = 0;
 	Size value_bytes = 0;
 	int taken = 0;
 	TimestampTz now;
@@ -488,7 +487,7 @@ source_poll(Source *source, RecordBatch *batch, int max, Size max_bytes)
 	kafka_client_serve(source->client, 0);
 	measure_queue(source);
 
-	while (taken < max && bytes < max_bytes)
+	while (taken<max && * budget> 0)
 	{
 		int chunk = Min(POLL_CHUNK, max - taken);
 		rd_kafka_message_t **messages;
@@ -539,7 +538,7 @@ source_poll(Source *source, RecordBatch *batch, int max, Size max_bytes)
 			record->partition = index;
 			record->handle = message;
 			source->partitions[index].position = message->offset + 1;
-			bytes += message->len + message->key_len;
+			*budget -= Min(*budget, message->len + message->key_len);
 			value_bytes += message->len;
 			taken++;
 		}

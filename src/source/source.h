@@ -60,10 +60,10 @@ extern Source *source_open(const StreamInfo *stream, const char *group_id,
 
 /*
  * Take what is there, at most "max" records into batch->records from batch->nrecords on; never waits.
- * Returns the number taken.  The records' memory is valid until source_release().  Stops early when
- * "max_bytes" of values and keys were taken.
+ * Returns the number taken.  The records' memory is valid until source_release().  The size of keys and
+ * values is taken from *budget (bytes); stops early when that is used up, which the last record may exceed.
  */
-extern int source_poll(Source *source, RecordBatch *batch, int max, Size max_bytes);
+extern int source_poll(Source *source, RecordBatch *batch, int max, Size *budget);
 
 /* Give all records handed out so far back to librdkafka, together (one by one costs a quarter of the rate). */
 extern void source_release(Source *source);

@@ -205,9 +205,15 @@ extern bool group_state_is_private(Oid query, int pipeline);
 
 /*
  * Fold the groups of "source", a table of one pipeline, into another of the same grouping, and delete what makes "source"
- * durable; destroy it afterwards.  Groups that both have count as changed.
+ * durable; destroy it afterwards.  Groups whose row this changes, or that have none yet, count as changed.
  */
 extern void group_table_fold(GroupTable *table, GroupTable *source);
+
+/*
+ * The same for partial groups that are nowhere but in memory; "source" is empty afterwards, to be filled again.  May
+ * throw what a combine function throws: then both tables are good for nothing but to be destroyed.
+ */
+extern void group_table_fold_partial(GroupTable *table, GroupTable *source);
 
 typedef struct GroupTableStats
 {
