@@ -33,7 +33,7 @@ $(OBJS): $(wildcard src/*.h $(ROOMS:%=src/%/*.h))
 
 # ---------------------------------------------------------------- for users and developers
 
-.PHONY: setup installed demo test bench format
+.PHONY: setup installed demo test bench bench-peers format
 
 # what is missing of packages and jars (Debian)
 setup:
@@ -54,9 +54,17 @@ test: setup
 	@$(MAKE) -s -C test/decode
 	@test/run.sh perl test/run.pl $(TESTS)
 
+BENCH_PROGRAMS = build/bench/bare_consumer build/bench/handwritten build/bench/load
+
 bench: setup
-	@$(MAKE) -s installed build/bench/bare_consumer build/bench/handwritten build/bench/load
+	@$(MAKE) -s installed $(BENCH_PROGRAMS)
 	@test/run.sh perl bench/run.pl
+
+# beside Kafka Streams and Flink SQL, which come from Maven Central
+bench-peers:
+	@PG_CONFIG=$(PG_CONFIG) test/setup.sh peers
+	@$(MAKE) -s installed $(BENCH_PROGRAMS) build/peers/streams/classes build/peers/flink/classes
+	@test/run.sh perl bench/peers/run.pl
 
 build/kafka_tool: test/kafka_tool.c
 	@mkdir -p $(@D)
@@ -65,6 +73,11 @@ build/kafka_tool: test/kafka_tool.c
 build/bench/%: bench/%.c bench/bench.h
 	@mkdir -p $(@D)
 	$(CC) -std=gnu11 -O3 -march=native -Wall -Wextra -Werror -o $@ $< -lrdkafka
+
+build/peers/%/classes: $(wildcard bench/peers/*.java bench/peers/*/*.java)
+	@rm -rf $@ && mkdir -p $@
+	javac -Xlint:all,-classfile -Werror -d $@ -cp '$(@D)/lib/*' bench/peers/Progress.java bench/peers/$*/*.java
+	$(if $(wildcard bench/peers/$*/META-INF),@cp -R bench/peers/$*/META-INF $@)
 
 format:
 	clang-format -i src/*.[ch] src/*/*.[ch] test/*.c bench/*.[ch]

@@ -2,10 +2,47 @@
  * load.c
  *		Fill a topic with the benchmark's records.
  *
- *	load BROKERS TOPIC COUNT			all at once, event time 1 ms per record from 2026-01-01 on
- *	load BROKERS TOPIC COUNT RATE	so many records a second, with the time at which each is produced as event time
+ *	load BROKERS TOPIC COUNT [OPTION=VALUE]...
+ *
+ *	rate=N			so many records a second, with the time at which each is produced as event time; else all at once,
+ *					event time 1 ms per record from 2026-01-01 on
+ *	symbols=N		so many different symbols (100)
+ *	bad=N			so many records of a thousand are no JSON (0)
+ *	compression=C	of the batches (none)
+ *
+ * With a rate it prints how well the producer itself kept time, in ms: "LATE_P50 LATE_P99 LATE_MAX ACK_P50 ACK_P99 ACK_MAX",
+ * how much later than planned records were handed to librdkafka, and how long after that the broker had acknowledged them.
  */
 #include "bench.h"
+
+typedef struct Options
+{
+	int64_t rate; /* 0: as fast as it gets */
+	unsigned symbols;
+	unsigned bad;
+	const char *compression;
+} Options;
+
+static int64_t count;
+static double *acknowledged; /* by record; before that, when it was produced */
+static int64_t nfailed;
+
+static void
+parse_option(Options *options, const char *argument)
+{
+	const char *value = strchr(argument, '=');
+
+	if (value && strncmp(argument, "rate=", 5) == 0)
+		options->rate = atoll(value + 1);
+	else if (value && strncmp(argument, "symbols=", 8) == 0)
+		options->symbols = atoi(value + 1);
+	else if (value && strncmp(argument, "bad=", 4) == 0)
+		options->bad = atoi(value + 1);
+	else if (value && strncmp(argument, "compression=", 12) == 0)
+		options->compression = value + 1;
+	else
+		bench_die("no such option");
+}
 
 static void
 format_time(char *buffer, size_t size, int64_t us)
@@ -28,29 +65,72 @@ wall_clock_us(void)
 	return t.tv_sec * INT64_C(1000000) + t.tv_nsec / 1000;
 }
 
+static void
+on_delivery(rd_kafka_t *rk, const rd_kafka_message_t *message, void *opaque)
+{
+	(void) rk;
+	(void) opaque;
+	if (message->err)
+		nfailed++;
+	if (acknowledged)
+	{
+		double *time = message->_private;
+
+		*time = now() - *time;
+	}
+}
+
+static int
+compare_doubles(const void *a, const void *b)
+{
+	double x = *(const double *) a;
+	double y = *(const double *) b;
+
+	return (x > y) - (x < y);
+}
+
+/* Sorts the values and prints median, 99th percentile and the greatest, in ms. */
+static void
+print_percentiles(double *seconds)
+{
+	qsort(seconds, count, sizeof(double), compare_doubles);
+	printf("%.2f %.2f %.2f ", 1000 * seconds[count / 2], 1000 * seconds[count * 99 / 100],
+		   1000 * seconds[count - 1]);
+}
+
 int
 main(int argc, char **argv)
 {
 	rd_kafka_conf_t *conf = rd_kafka_conf_new();
+	Options options = {.symbols = 100, .compression = "none"};
 	uint64_t random = 42;
 	char error[512];
 	char ts[64];
-	int64_t count;
-	int64_t rate;
 	double start;
+	double *late = NULL;
 	rd_kafka_t *rk;
 	rd_kafka_topic_t *rkt;
 
-	if (argc < 4)
-		bench_die("usage: load BROKERS TOPIC COUNT [RATE]");
+	if (argc < 4 || atoll(argv[3]) < 1)
+		bench_die("usage: load BROKERS TOPIC COUNT [OPTION=VALUE]...");
 	count = atoll(argv[3]);
-	rate = argc > 4 ? atoll(argv[4]) : 0;
+	for (int i = 4; i < argc; i++)
+		parse_option(&options, argv[i]);
 	conf_set(conf, "bootstrap.servers", argv[1], true);
 	conf_set(conf, "enable.idempotence", "true", true);
-	conf_set(conf, "linger.ms", rate ? "0" : "50", true);
+	conf_set(conf, "linger.ms", options.rate ? "0" : "50", true);
 	conf_set(conf, "batch.size", "1000000", true);
 	conf_set(conf, "batch.num.messages", "10000", true);
 	conf_set(conf, "queue.buffering.max.messages", "500000", true);
+	conf_set(conf, "compression.codec", options.compression, true);
+	rd_kafka_conf_set_dr_msg_cb(conf, on_delivery);
+	if (options.rate)
+	{
+		late = calloc(count, sizeof(double));
+		acknowledged = calloc(count, sizeof(double));
+		if (!late || !acknowledged)
+			bench_die("out of memory");
+	}
 	rk = rd_kafka_new(RD_KAFKA_PRODUCER, conf, error, sizeof(error));
 	if (!rk)
 		bench_die(error);
@@ -59,16 +139,19 @@ main(int argc, char **argv)
 	start = now();
 	for (int64_t i = 0; i < count; i++)
 	{
-		char key[8];
+		char key[16];
 		char value[160];
 		int len;
 
-		if (rate)
+		if (options.rate)
 		{
-			double ahead = start + (double) i / rate - now();
+			double due = start + (double) i / options.rate;
+			double ahead = due - now();
 
 			if (ahead > 0)
 				nanosleep(&(struct timespec){0, (long) (ahead * 1e9)}, NULL);
+			acknowledged[i] = now();
+			late[i] = acknowledged[i] - due;
 			format_time(ts, sizeof(ts), wall_clock_us());
 		}
 		else
@@ -77,18 +160,27 @@ main(int argc, char **argv)
 			strcpy(ts + 23, "Z"); /* milliseconds are enough */
 		}
 		random = random * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
-		snprintf(key, sizeof(key), "S%03u", (unsigned) (random >> 33) % 100);
+		snprintf(key, sizeof(key), "S%03u", (unsigned) (random >> 33) % options.symbols);
 		len = snprintf(value, sizeof(value),
 					   "{\"symbol\":\"%s\",\"price\":%u.%02u,\"volume\":%u,\"ts\":\"%s\","
 					   "\"trader\":\"T%u\"}",
 					   key, 50 + (unsigned) (random >> 40) % 150, (unsigned) (random >> 20) % 100,
 					   100 + (unsigned) (random >> 45) % 9900, ts, (unsigned) (random >> 50) % 10);
-		while (rd_kafka_produce(rkt, 0, RD_KAFKA_MSG_F_COPY, value, len, key, strlen(key), NULL))
+		if ((random >> 35) % 1000 < options.bad)
+			value[len - 1] = ']';
+		while (rd_kafka_produce(rkt, 0, RD_KAFKA_MSG_F_COPY, value, len, key, strlen(key),
+								acknowledged ? &acknowledged[i] : NULL))
 			rd_kafka_poll(rk, 10);
-		if (rate || i % 1000 == 0)
+		if (options.rate || i % 1000 == 0)
 			rd_kafka_poll(rk, 0);
 	}
-	if (rd_kafka_flush(rk, 600000))
+	if (rd_kafka_flush(rk, 600000) || nfailed > 0)
 		bench_die("not everything was acknowledged");
+	if (options.rate)
+	{
+		print_percentiles(late);
+		print_percentiles(acknowledged);
+		printf("\n");
+	}
 	return 0;
 }

@@ -1,191 +1,190 @@
 #!/usr/bin/env perl
-# run.pl: measure velo on a real Kafka, beside a bare consumer and the query written by hand, and print one table.  To be
-# run through test/run.sh; README.md in this directory says how to read it.
+# run.pl: measure velo on a real Kafka, beside a bare consumer and the query written by hand, and print Markdown.  To be
+# run through test/run.sh; README.md in this directory says what the cases are and how to read the figures.
 #
 #	BENCH_RECORDS	records in the topic (5000000)
-#	BENCH_RUNS		runs of each case, of which the median counts (5)
+#	BENCH_RUNS		runs of each case of the table, of which the median counts (5)
 #	BENCH_CASES		a regular expression: only cases whose name it matches
 
 use strict;
 use warnings;
 
+use FindBin;
+use lib "$FindBin::Bin/lib";
 use Time::HiRes qw(sleep time);
-use Velo::Kafka;
-use Velo::Process qw(run_command);
-use Velo::Server;
-
-$| = 1;
-die Velo::Kafka->missing . "\n" if Velo::Kafka->missing;
+use Velo::Bench;
+use Velo::Process qw(spawn finish wait_for run_command);
 
 my $records = $ENV{BENCH_RECORDS} // 5_000_000;
 my $runs = $ENV{BENCH_RUNS} // 5;
-my $wanted = $ENV{BENCH_CASES} // '';
+my $cases = $ENV{BENCH_CASES} // '';
+my $wanted = qr/(?:$cases)/;
+my $bench = Velo::Bench->new;
+
+# ---------------------------------------------------------------- the table
 
 my $select = 'SELECT symbol, avg(price) AS avg_price, count(*) AS n FROM trades WHERE price > 100';
-my @cases = (
-	['bare consumer' => \&run_program, 'bare_consumer'],
-	['by hand' => \&run_program, 'handwritten'],
-	['tumbling 5m, final' => \&run_query, "$select WINDOW TUMBLING(5m) GROUP BY symbol EMIT FINAL"],
-	['tumbling 5m, changes' => \&run_query, "$select WINDOW TUMBLING(5m) GROUP BY symbol EMIT CHANGES"],
-	['group by, no window' => \&run_query, "$select GROUP BY symbol"],
-	['hopping 5m/1m, final' => \&run_query, "$select WINDOW HOPPING(5m, 1m) GROUP BY symbol EMIT FINAL"],
-	['filter and projection' => \&run_query, 'SELECT symbol, price, ts FROM trades WHERE price > 100']);
-
-@cases = grep { $_->[0] =~ /$wanted/ } @cases;
-
-sub median
+my $tumbling = "$select WINDOW TUMBLING(5m) GROUP BY symbol";
+sub by_hand
 {
-	my @sorted = sort { $a <=> $b } @_;
+	my @figures = $bench->program('handwritten', 'trades');
 
-	return @sorted % 2 ? $sorted[ $#sorted / 2 ] : ($sorted[ @sorted / 2 - 1 ] + $sorted[ @sorted / 2 ]) / 2;
-}
-
-my $kafka = Velo::Kafka->new(heap => '1g');
-$kafka->create_topic($_, 1) for 'trades', 'steady';
-
-my $loading = time;
-my ($status, undef, $err) = run_command('', "$ENV{VELO_BUILD}/bench/load", $kafka->brokers, 'trades', $records);
-die "load: $err" if $status;
-printf "%d records loaded in %.1f s\n", $records, time - $loading;
-
-# the settings of a server that is meant to work: durable, with room between checkpoints
-my $pg;
-if (grep { $_->[1] == \&run_query } @cases)
-{
-	$pg = Velo::Server->new(
-		conf => {
-			fsync => 'on',
-			shared_buffers => '1GB',
-			max_wal_size => '8GB',
-			track_commit_timestamp => 'on'
-		});
-	$pg->query(<<"SQL");
-CREATE EXTENSION velo;
-SELECT velo.create_stream(topic, columns => 'symbol text, price float8, volume bigint, ts timestamptz',
-	brokers => '@{[$kafka->brokers]}', event_time => 'ts', watermark => '10 s', key => 'symbol')
-FROM unnest('{trades,steady}'::text[]) AS topic;
-
-CREATE FUNCTION cpu_seconds(pid int) RETURNS float8 LANGUAGE sql AS \$\$
-	-- utime and stime of all threads, in ticks of 10 ms: the 14th and 15th field, the 2nd may hold blanks
-	SELECT (f[12]::float8 + f[13]::float8) / 100
-	FROM regexp_split_to_array(regexp_replace(pg_read_file('/proc/' || pid || '/stat'), '^.*\\) ', ''), ' ') AS f
-\$\$;
-
--- Watch a query of one pipeline until it has committed everything, from its first commit on.
-CREATE FUNCTION drain(q text, total bigint, OUT records bigint, OUT seconds float8, OUT cpu float8)
-LANGUAGE plpgsql AS \$\$
-DECLARE
-	started timestamptz;
-	first bigint;
-	cpu_before float8;
-	worker int;
-	committed bigint := 0;
-BEGIN
-	FOR i IN 1 .. 60000 LOOP
-		SELECT committed_offset INTO committed FROM velo.partitions WHERE query = q;
-		IF started IS NULL AND committed > 0 THEN
-			started := clock_timestamp();
-			first := committed;
-			SELECT pid INTO worker FROM velo.pipelines WHERE query = q;
-			cpu_before := cpu_seconds(worker);
-		END IF;
-		EXIT WHEN committed >= total;
-		PERFORM pg_sleep(0.01);
-	END LOOP;
-	IF committed < total THEN
-		RAISE EXCEPTION '% records of % committed', committed, total;
-	END IF;
-	records := total - first;
-	seconds := extract(epoch FROM clock_timestamp() - started);
-	cpu := cpu_seconds(worker) - cpu_before;
-END
-\$\$;
-SQL
-}
-
-# Both return records, seconds and CPU seconds, without connecting and planning.
-sub run_program
-{
-	my ($program) = @_;
-	my ($status, $out, $err) = run_command('', "$ENV{VELO_BUILD}/bench/$program", $kafka->brokers, 'trades');
-
-	die "$program: $err" if $status;
-	return split ' ', $out;
-}
-
-sub run_query
-{
-	my ($query) = @_;
-
-	$pg->query("CHECKPOINT; SELECT velo.create_query('bench', \$query\$$query\$query\$)");
-	my @figures = split /\|/, $pg->query("SELECT * FROM drain('bench', $records)");
-	$pg->query(q{SELECT velo.drop_query('bench')});
+	$bench->found(tumbling => $bench->last_message =~ /groups (\d+) records (\d+)/);
 	return @figures;
 }
 
-my (%rate, %cpu);
-
-for my $run (1 .. $runs)
+sub changes
 {
-	for my $case (@cases)
-	{
-		my ($name, $function, $argument) = @$case;
-		my ($count, $seconds, $cpu) = $function->($argument);
+	my @figures = $bench->query("$tumbling EMIT CHANGES", $records, 'SELECT count(*), sum(n) FROM bench');
 
-		push @{ $rate{$name} }, $count / $seconds;
-		push @{ $cpu{$name} }, $cpu / $count * 1e6;
-		printf "run %d: %-22s %10.0f records/s, %.2f CPU s/M\n", $run, $name, $rate{$name}[-1], $cpu{$name}[-1];
-	}
+	$bench->found(tumbling => split /\|/, $bench->last_message);
+	return @figures;
 }
 
-sub ratio
+sub velo
 {
-	my ($name, $to) = @_;
+	my ($query) = @_;
 
-	return '' unless $rate{$to};
-	return sprintf '%.2f', median(@{ $rate{$name} }) / median(@{ $rate{$to} });
+	return sub { $bench->query($query, $records) };
 }
 
-print "\n| case | records/s | CPU s per M records | of the bare consumer | of the query by hand |\n";
-print "| --- | ---: | ---: | ---: | ---: |\n";
-for my $name (map { $_->[0] } @cases)
-{
-	printf "| %s | %.0f | %.2f | %s | %s |\n", $name, median(@{ $rate{$name} }), median(@{ $cpu{$name} }),
-	  ratio($name, 'bare consumer'), ratio($name, 'by hand');
-}
-exit unless $pg;
+my @table = (
+	[ 'bare consumer' => sub { $bench->program('bare_consumer', 'trades') } ],
+	[ 'by hand' => \&by_hand ],
+	[ 'tumbling 5m, final' => velo("$tumbling EMIT FINAL") ],
+	[ 'tumbling 5m, changes' => \&changes ],
+	[ 'group by, no window' => velo("$select GROUP BY symbol") ],
+	[ 'hopping 5m/1m, final' => velo("$select WINDOW HOPPING(5m, 1m) GROUP BY symbol EMIT FINAL") ],
+	[ 'filter and projection, appended' => velo('SELECT symbol, price, ts FROM trades WHERE price > 100') ],
+	[ 'tumbling 5m, final, 1 % bad records' => velo("$tumbling EMIT FINAL" =~ s/trades/spoilt/r) ]);
 
-# CPU seconds of all of velo's processes, to the nanosecond.
-sub velo_cpu
-{
-	my $sum = 0;
-
-	for my $pid (split /\n/, $pg->query(q{SELECT pid FROM pg_stat_activity WHERE backend_type LIKE 'velo %'}))
-	{
-		$sum += (split ' ', Velo::Process::slurp($_))[0] / 1e9 for glob "/proc/$pid/task/*/schedstat";
-	}
-	return $sum;
-}
+# ---------------------------------------------------------------- single figures
 
 # A row's latency ends with the commit that makes it visible, as PostgreSQL remembers it.
-my $steady_seconds = 20;
+sub latency
+{
+	my $seconds = 20;
+	my $pg = $bench->server;
 
-$pg->query(q{SELECT velo.create_query('steady_rows', 'SELECT symbol, price, ts FROM steady')});
-die "the query for the latency does not start\n"
-  unless $pg->wait_until(q{SELECT state = 'running' FROM velo.queries WHERE name = 'steady_rows'});
-($status, undef, $err) =
-  run_command('', "$ENV{VELO_BUILD}/bench/load", $kafka->brokers, 'steady', 10_000 * $steady_seconds, 10_000);
-die "load: $err" if $status;
-$pg->query(q{SELECT velo.wait('steady_rows')});
-printf "\nlatency at 10,000 records/s, produced to visible: p50 %s ms, p99 %s ms, greatest %s ms\n",
-  split /\|/, $pg->query(<<'SQL');
+	$bench->create_topic('steady');
+	$pg->query(q{SELECT velo.create_query('steady_rows', 'SELECT symbol, price, ts FROM steady')});
+	die "the query for the latency does not start\n"
+	  unless $pg->wait_until(q{SELECT state = 'running' FROM velo.queries WHERE name = 'steady_rows'});
+
+	my ($status, $out, $err) = run_command('', $bench->load_command('steady', 10_000 * $seconds, rate => 10_000));
+	die "load: $err" if $status;
+	$pg->query(q{SELECT velo.wait('steady_rows')});
+	printf "* latency at 10,000 records/s, produced to visible: p50 %s ms, p99 %s ms, greatest %s ms\n",
+	  split /\|/, $pg->query(<<'SQL');
 SELECT round(l[1], 1), round(l[2], 1), round(l[3], 1)
 FROM (SELECT percentile_disc('{0.5,0.99,1}'::float8[]) WITHIN GROUP (ORDER BY ms) AS l
 	FROM (SELECT 1000 * extract(epoch FROM pg_xact_commit_timestamp(xmin) - ts) AS ms, ts, min(ts) OVER () AS first
 		FROM steady_rows) AS r
 	WHERE ts > first + interval '2 s') AS p
 SQL
+	printf "* the producer meanwhile: later than planned by p50 %s ms, p99 %s ms, greatest %s ms; "
+	  . "acknowledged after p50 %s ms, p99 %s ms, greatest %s ms\n", split ' ', $out;
+	$pg->query(q{SELECT velo.drop_query('steady_rows')});
+	return;
+}
 
-my $before = velo_cpu();
-sleep 10;
-printf "idle, one query: %.2f %% of a core\n", (velo_cpu() - $before) * 10;
+# Of all of velo's processes together, with one query that has nothing to do.
+sub idle
+{
+	my $pg = $bench->server;
+
+	$bench->create_topic('silent');
+	$pg->query(q{SELECT velo.create_query('silent_rows', 'SELECT * FROM silent')});
+	die "the query does not start\n"
+	  unless $pg->wait_until(q{SELECT state = 'running' FROM velo.queries WHERE name = 'silent_rows'});
+	sleep 2;
+	my $before = $bench->velo_cpu;
+	sleep 20;
+	printf "* idle, one query: %.2f %% of a core\n", ($bench->velo_cpu - $before) * 5;
+	$pg->query(q{SELECT velo.drop_query('silent_rows')});
+	return;
+}
+
+# A pipeline's own memory (RssAnon) while it reads ten times the records, as they are loaded.
+sub memory
+{
+	my $total = 10 * $records;
+	my $pg = $bench->server;
+	my (@samples, $pid, $committed);
+
+	$bench->create_topic('long');
+	$pg->query('SELECT velo.create_query(\'long_rows\', $$' . "$tumbling EMIT FINAL" =~ s/trades/long/r . '$$)');
+	my $loader = spawn("$ENV{VELO_SCRATCH}/load.log", 'TERM',
+		$bench->load_command('long', $total, compression => 'lz4'));
+	do
+	{
+		sleep 0.2;
+		die "the query fell behind for ever\n" if @samples > 5 * 1800;
+		($pid, $committed) = split /\|/, $pg->query(<<'SQL');
+SELECT pid, committed_offset FROM velo.pipelines JOIN velo.partitions USING (query) WHERE query = 'long_rows'
+SQL
+		push @samples, [ $committed, $1 / 1024 ]
+		  if $committed && Velo::Process::slurp("/proc/$pid/status") =~ /RssAnon:\s*(\d+) kB/;
+	} while ($committed // 0) < $total;
+	finish($loader, 'TERM');
+
+	my $column = '';
+	for my $part (1 .. 5)
+	{
+		my @sizes = map { $_->[1] } grep { $_->[0] > $total * ($part - 1) / 5 && $_->[0] <= $total * $part / 5 } @samples;
+
+		$column .= sprintf ' %.0f', (sort { $b <=> $a } @sizes)[0] // 0;
+	}
+	printf "* memory over %d million records, the greatest in each fifth:%s MB\n", $total / 1e6, $column;
+	$pg->query(q{SELECT velo.drop_query('long_rows')});
+	return;
+}
+
+# kill -9 of the whole server while a query holds a million groups; then until a record that was produced meanwhile is
+# committed.  PostgreSQL's own recovery comes before that.
+sub restart
+{
+	my $pg = $bench->server;
+	# three in the mean: one group of twenty gets none
+	my $records = 3_000_000;
+
+	$bench->load('many', $records, symbols => 1_000_000);
+	$pg->query(q{SELECT velo.create_query('many_rows', 'SELECT symbol, count(*) AS n FROM many GROUP BY symbol')});
+	die "the query does not come to its end\n" unless $pg->query(q{SELECT velo.wait('many_rows', '10 min')}) eq 't';
+	my $groups = $pg->query('SELECT count(*) FROM many_rows');
+
+	$pg->kill9;
+	my ($status, undef, $err) = run_command('', $bench->load_command('many', 1));
+	die "load: $err" if $status;
+
+	my $killed = time;
+	$pg->start;
+	my $recovered = time;
+	wait_for(
+		sub {
+			return $pg->query(q{SELECT committed_offset FROM velo.partitions WHERE query = 'many_rows'}) > $records;
+		},
+		120) or die "the query does not go on\n";
+	my $going_on = time;
+	my $sum = $pg->query('SELECT sum(n) FROM many_rows');
+	die "$sum records counted of @{[$records + 1]}\n" if $sum != $records + 1;
+	printf "* %d groups, kill -9 of the server: PostgreSQL recovered in %.1f s, the query went on %.1f s later\n", $groups,
+	  $recovered - $killed, $going_on - $recovered;
+	$pg->query(q{SELECT velo.drop_query('many_rows')});
+	return;
+}
+
+my @single = ([ latency => \&latency ], [ idle => \&idle ], [ memory => \&memory ], [ restart => \&restart ]);
+
+# ----------------------------------------------------------------
+
+@table = grep { $_->[0] =~ $wanted } @table;
+@single = grep { $_->[0] =~ $wanted } @single;
+die "no case matches $cases\n" unless @table || @single;
+
+$bench->load('trades', $records) if grep { $_->[0] !~ /bad/ } @table;
+$bench->load('spoilt', $records, bad => 10) if grep { $_->[0] =~ /bad/ } @table;
+$bench->print_circumstances(join ' ', (map { "$_=$ENV{$_}" } grep { defined $ENV{$_} } qw(BENCH_RECORDS BENCH_RUNS BENCH_CASES)),
+	'make bench');
+$bench->compare($runs, [ 'bare consumer', 'by hand' ], @table) if @table;
+$_->[1]->() for @single;

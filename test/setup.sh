@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
-# Install what velo's build, tests and demo need: Debian's packages (as root, or through sudo), and the jars of a real
-# Apache Kafka from Maven Central into build/kafka/lib.  Does nothing, quickly, where nothing is missing.
+# setup.sh [peers]: install what velo's build, tests and demo need: Debian's packages (as root, or through sudo), and the
+# jars of a real Apache Kafka from Maven Central into build/kafka/lib; with "peers" also what `make bench-peers` needs.
+# Does nothing, quickly, where nothing is missing.
 #
 # Without Maven Central everything but the tests on a real Kafka works: those are skipped, and say so.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
+what=${1:-}
 pg_config=${PG_CONFIG:-pg_config}
 packages=()
 
@@ -51,6 +53,7 @@ need perl perl -MTest::More -MTime::HiRes -MTAP::Harness -e 1
 need kcat kcat -V
 need maven mvn --version
 need default-jre-headless java_17
+[ "$what" != peers ] || need default-jdk-headless javac -version
 need postgresql have_postgresql
 
 install_packages()
@@ -81,17 +84,28 @@ if [ ${#packages[@]} -gt 0 ]; then
 	rm -f "$log"
 fi
 
-# the copy of pom.xml beside the jars says which ones they are
-if ! cmp -s test/kafka/pom.xml build/kafka/pom.xml; then
-	echo "setup: getting the jars of Apache Kafka from Maven Central"
-	rm -rf build/kafka
-	mkdir -p build/kafka/lib
-	if mvn -q -B -f test/kafka/pom.xml dependency:copy-dependencies -DincludeScope=runtime \
-		-DoutputDirectory="$PWD/build/kafka/lib" >build/kafka/maven.log 2>&1; then
-		cp test/kafka/pom.xml build/kafka/
+# get_jars NAME POM DIRECTORY: its dependencies into DIRECTORY/lib; the copy of the POM beside them says which they are
+get_jars()
+{
+	local name=$1
+	shift
+	cmp -s "$1" "$2/pom.xml" && return
+	echo "setup: getting the jars of $name from Maven Central"
+	rm -rf "$2"
+	mkdir -p "$2/lib"
+	if mvn -q -B -f "$1" dependency:copy-dependencies -DincludeScope=runtime \
+		-DoutputDirectory="$PWD/$2/lib" >"$2/maven.log" 2>&1; then
+		cp "$1" "$2/pom.xml"
 	else
-		rm -rf build/kafka/lib
-		tail -n 5 build/kafka/maven.log >&2
-		echo "setup: NO KAFKA: Maven Central can't be reached; tests and benchmarks that need a real Kafka can't run" >&2
+		rm -rf "$2/lib"
+		tail -n 5 "$2/maven.log" >&2
+		return 1
 	fi
+}
+
+get_jars "Apache Kafka" test/kafka/pom.xml build/kafka ||
+	echo "setup: NO KAFKA: Maven Central can't be reached; tests and benchmarks that need a real Kafka can't run" >&2
+if [ "$what" = peers ]; then
+	get_jars "Kafka Streams" bench/peers/streams/pom.xml build/peers/streams
+	get_jars "Flink SQL" bench/peers/flink/pom.xml build/peers/flink
 fi
