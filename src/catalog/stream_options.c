@@ -218,7 +218,7 @@ stream_options_read(List *options)
 		else if (strcmp(name, "key") == 0)
 			result->keys = identifiers_option(def);
 		else if (strcmp(name, "idle_timeout") == 0)
-			result->idle_timeout = interval_option(def) / 1000;
+			result->idle_timeout = (interval_option(def) + 999) / 1000; /* 0: never */
 		else if (strcmp(name, "max_future") == 0)
 			result->max_future = interval_option(def);
 		else if (strcmp(name, "partitions_refresh") == 0)

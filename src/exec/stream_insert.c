@@ -21,8 +21,8 @@ typedef struct StreamInsert
 	StreamInfo *stream;
 	Producer *producer;
 	Encoder *encoder;
-	FmgrInfo
-		*key_output; /* [natts]: output functions of the key columns and those with metadata key */
+	/* [natts]: output functions of the key columns and those with metadata key */
+	FmgrInfo *key_output;
 	TupleDesc key_desc; /* of several key columns; NULL otherwise */
 	MemoryContext row;  /* emptied after each row */
 } StreamInsert;

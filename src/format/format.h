@@ -64,11 +64,10 @@ typedef struct RecordBatch
 	int natts;       /* attributes of the stream */
 	Datum **values;  /* [natts][capacity]; NULL for a column that nobody wants */
 	bool **nulls;    /* [natts][capacity]; NULL likewise */
-	TimestampTz
-		*watermark;    /* [capacity]; the record's partition's watermark just before it, set by the
-								 * pipeline; NULL in an ad-hoc scan */
-	List *errors;      /* of RecordError, in record order */
-	const char *topic; /* for metadata columns */
+	/* [capacity]; the record's partition's watermark just before it, set by the pipeline; NULL in an ad-hoc scan */
+	TimestampTz *watermark;
+	List *errors;            /* of RecordError, in record order */
+	const char *topic;       /* for metadata columns */
 	const int32 *partitions; /* Record.partition -> the broker's partition number */
 	/* the record's headers as jsonb array of {"key":..., "value":...}, NULL when it has none */
 	Jsonb *(*headers)(const Record *record);

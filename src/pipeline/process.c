@@ -131,8 +131,9 @@ advance_stream_watermarks(PipelineStream *stream)
 		batch->watermark[i] = partition->watermark;
 		if (batch->status[i] != RECORD_OK)
 			continue;
+		/* a watermark is a timestamp, too: before the first one there is none, which closes no window either */
 		time = DatumGetTimestampTz(times[i]);
-		if (time > PG_INT64_MIN + delay && time - delay > partition->watermark)
+		if (time >= MIN_TIMESTAMP + delay && time - delay > partition->watermark)
 			partition->watermark = time - delay;
 	}
 }
@@ -489,7 +490,7 @@ evaluate_all(Pipeline *pipeline)
 		set->to[s] = pipeline->streams[s].batch->nrecords;
 	}
 	evaluate(pipeline, set);
-	fail_long_keys(pipeline);
+	fail_bad_groups(pipeline);
 }
 
 /* ---------------------------------------------------------------- apply */

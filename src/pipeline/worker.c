@@ -259,6 +259,7 @@ open_source(Pipeline *pipeline, PipelineStream *stream)
 		read[i].partition = stream->partitions[i].committed.partition;
 		read[i].position = stream->partitions[i].next_offset;
 	}
+	stream->group_told = false;
 	stream->source = source_open(stream->info, options->group_id, read, stream->npartitions,
 								 options->pipeline_memory / QUEUE_SHARE / pipeline->plan->nstreams);
 	pfree(read);
@@ -547,18 +548,32 @@ wait_for_events(Pipeline *pipeline, long timeout_ms)
 	WaitEvent event;
 	bool woken;
 
+	pgstat_report_activity(STATE_IDLE, NULL);
 	(void) WaitEventSetWait(pipeline->events, timeout_ms, &event, 1, PG_WAIT_EXTENSION);
+	pgstat_report_activity(STATE_RUNNING, NULL);
 	/* whatever the event was: the latch may have been set at the same moment */
 	woken = MyLatch->is_set;
 	if (woken)
 		ResetLatch(MyLatch);
 	CHECK_FOR_INTERRUPTS();
-	if (ConfigReloadPending)
-	{
-		ConfigReloadPending = false;
-		ProcessConfigFile(PGC_SIGHUP);
-	}
 	return woken;
+}
+
+/* Read the configuration anew if it was reloaded.  Returns true if a setting has changed that this run began with. */
+static bool
+settings_changed(void)
+{
+	int batch_size = velo_batch_size;
+	int commit_interval = velo_commit_interval;
+	int idle_timeout = velo_idle_timeout;
+	int pipeline_memory = velo_pipeline_memory;
+
+	if (!ConfigReloadPending)
+		return false;
+	ConfigReloadPending = false;
+	ProcessConfigFile(PGC_SIGHUP);
+	return velo_batch_size != batch_size || velo_commit_interval != commit_interval ||
+		   velo_idle_timeout != idle_timeout || velo_pipeline_memory != pipeline_memory;
 }
 
 static bool
@@ -745,7 +760,7 @@ settle_windows(Pipeline *pipeline)
 		TimestampTz now = GetCurrentTimestamp();
 		bool may_close;
 
-		(void) update_idleness(pipeline, now);
+		update_idleness(pipeline, now);
 		watermark = query_watermark(pipeline, now);
 		may_close = !pipeline->query->merged || all_groups_are_shared(pipeline);
 		/* what was folded in may be of a pipeline that lagged behind those that have closed by now */
@@ -942,6 +957,9 @@ transaction(Pipeline *pipeline)
 	if (proven && pipeline->unproven)
 		query_set_error(pipeline->id, NULL, DT_NOEND);
 	PopActiveSnapshot();
+	/* who waits for the commit finds the query running */
+	if (proven)
+		pipeline_set_state(PIPELINE_RUNNING);
 	CommitTransactionCommand();
 	pipeline->unproven &= !proven;
 	record_stage(METRIC_COMMIT, GetCurrentTimestamp() - stage_start);
@@ -961,14 +979,15 @@ committed(Pipeline *pipeline)
 		PipelineStream *stream = &pipeline->streams[s];
 		SourcePartition *read = source_partitions(stream->source, NULL);
 		int64 *offsets = palloc_array(int64, stream->npartitions + 1);
+		/* a source tells the group even what it finds: what was told before a crash may not have arrived */
+		bool moved = !stream->group_told;
 
 		for (int i = 0; i < stream->npartitions; i++)
 		{
 			PipelinePartition *partition = &stream->partitions[i];
 
-			offsets[i] = partition->next_offset > partition->committed.next_offset
-							 ? partition->next_offset
-							 : -1;
+			offsets[i] = partition->next_offset;
+			moved |= partition->next_offset > partition->committed.next_offset;
 			watermark_moved |= partition->committed.watermark != partition->watermark ||
 							   partition->committed.idle != partition->idle;
 			partition->committed.next_offset = partition->next_offset;
@@ -977,8 +996,9 @@ committed(Pipeline *pipeline)
 			if (read[i].end >= 0)
 				partition->committed.end_offset = read[i].end;
 		}
-		if (pipeline->query->options.group_id != NULL)
+		if (moved && pipeline->query->options.group_id != NULL)
 			source_commit_group(stream->source, offsets);
+		stream->group_told = true;
 		pfree(offsets);
 	}
 	pipeline->committed_counters = pipeline->counters;
@@ -1162,7 +1182,7 @@ pipeline_run(Oid query, int number, int generation)
 	{
 		(void) gather(pipeline);
 		AcceptInvalidationMessages();
-		if (streams_are_stale || !watch_sources(pipeline))
+		if (streams_are_stale || settings_changed() || !watch_sources(pipeline))
 			break;
 		if (total_records(pipeline) > 0 || transaction_is_due(pipeline))
 		{

@@ -19,7 +19,8 @@ typedef struct PipelinePartition
 	TimestampTz watermark;       /* of the running transaction */
 	TimestampTz round_watermark; /* as it was before the current batch */
 	bool idle;                   /* of the running transaction */
-	TimestampTz last_record_at;  /* wall clock; the pipeline's start if there was none */
+	TimestampTz
+		last_record_at; /* wall clock; if later, the start of the pipeline or the end of an outage */
 } PipelinePartition;
 
 typedef struct PipelineStream
@@ -31,6 +32,7 @@ typedef struct PipelineStream
 	int npartitions;
 	PipelinePartition *partitions; /* in the order of the source's */
 	int64 idle_timeout;            /* ms; 0: never */
+	bool group_told;               /* of the offsets, by this source */
 	TimestampTz refresh_at;        /* when to look for new partitions */
 } PipelineStream;
 
@@ -159,8 +161,8 @@ extern void stream_keys_check(Pipeline *pipeline);
 /* Forget claims of windows that are closed everywhere. */
 extern void stream_keys_forget(Pipeline *pipeline);
 
-/* long_keys.c */
-extern void fail_long_keys(Pipeline *pipeline);
+/* bad_groups.c */
+extern void fail_bad_groups(Pipeline *pipeline);
 
 /* emit.c */
 /* The rows of the current batch, of an ungrouped query. */
@@ -182,8 +184,10 @@ extern void record_stage(MetricStage stage, uint64 value);
 /* event_time.c */
 /* The query's watermark: the least of all active partitions of all pipelines, or the wall clock's pace.  Never falls. */
 extern TimestampTz query_watermark(Pipeline *pipeline, TimestampTz now);
-/* Notice which partitions have become idle.  Returns true if one has. */
-extern bool update_idleness(Pipeline *pipeline, TimestampTz now);
+/* An outage is over: that no record came during it makes no partition idle. */
+extern void restart_idle_clocks(Pipeline *pipeline, TimestampTz now);
+/* Notice which partitions have become idle, or are not any more. */
+extern void update_idleness(Pipeline *pipeline, TimestampTz now);
 /* Windows of a merged query can't close yet, because pipelines have groups of their own that they must fold first. */
 static inline bool
 waits_for_siblings(const Pipeline *pipeline)

@@ -76,7 +76,7 @@ struct Source
 	char *username;
 	char *password;
 
-	int64 *group_offsets;  /* to tell the consumer group; -1: nothing */
+	int64 *group_offsets;  /* to tell the consumer group */
 	bool group_wanted;     /* there are some */
 	bool group_committing; /* librdkafka is about it */
 
@@ -427,6 +427,14 @@ refresh_offsets(Source *source, TimestampTz now)
 	}
 }
 
+/* Records in the queue at which fetching stops; what is on its way then still comes. */
+static int64
+queue_capacity(const Source *source)
+{
+	/* librdkafka's limit in bytes counts values only */
+	return Min(source->queue_limit, source->queue_bytes_limit / Max(source->value_size, 1));
+}
+
 /*
  * Wake librdkafka's fetching threads once there is room in the queue again.
  *
@@ -437,15 +445,12 @@ refresh_offsets(Source *source, TimestampTz now)
 static void
 wake_fetcher(Source *source, TimestampTz now)
 {
-	SourceStats stats;
-
 	/* the capacity is an estimate, so a fetcher may also have stopped without our noticing */
 	if (!source->fetcher_sleeps ||
 		(!source->fetcher_stopped &&
 		 !TimestampDifferenceExceeds(source->fetcher_woken_at, now, WAKE_FETCHER_INTERVAL)))
 		return;
-	source_stats(source, &stats);
-	if (stats.queue_depth > stats.queue_capacity / 2)
+	if ((int64) rd_kafka_queue_length(source->queue) > queue_capacity(source) / 2)
 		return;
 	source->fetcher_stopped = false;
 	source->fetcher_woken_at = now;
@@ -457,14 +462,13 @@ static void
 measure_queue(Source *source)
 {
 	int64 depth = rd_kafka_queue_length(source->queue);
-	SourceStats stats;
+	int64 capacity = queue_capacity(source);
 
 	source->queue_high_water = Max(source->queue_high_water, depth);
-	source_stats(source, &stats);
-	if (depth >= stats.queue_capacity && !source->queue_full)
+	if (depth >= capacity && !source->queue_full)
 		source->backpressure_events++;
-	source->queue_full = depth >= stats.queue_capacity;
-	if (depth >= stats.queue_capacity / 4 * 3)
+	source->queue_full = depth >= capacity;
+	if (depth >= capacity / 4 * 3)
 		source->fetcher_stopped = true;
 }
 
@@ -555,6 +559,9 @@ source_poll(Source *source, RecordBatch *batch, int max, Size *budget)
 		source->value_size = (3 * source->value_size + value_bytes / taken) / 4;
 		source->client->trouble = SOURCE_FINE;
 		batch->nrecords += taken;
+		/* with room in the queue, fetching goes on until it stops once more */
+		source->queue_full &=
+			(int64) rd_kafka_queue_length(source->queue) >= queue_capacity(source);
 		wake_fetcher(source, now);
 	}
 	refresh_offsets(source, now);
@@ -615,9 +622,7 @@ void
 source_stats(Source *source, SourceStats *stats)
 {
 	stats->queue_depth = rd_kafka_queue_length(source->queue);
-	/* librdkafka's limit in bytes counts values only */
-	stats->queue_capacity =
-		Min(source->queue_limit, source->queue_bytes_limit / Max(source->value_size, 1));
+	stats->queue_capacity = queue_capacity(source);
 	stats->queue_high_water = Max(source->queue_high_water, stats->queue_depth);
 	stats->backpressure_events = source->backpressure_events;
 	stats->queue_bytes = stats->queue_depth * source->value_size;
@@ -642,11 +647,8 @@ commit_group(Source *source)
 	rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(source->npartitions);
 
 	for (int i = 0; i < source->npartitions; i++)
-	{
-		if (source->group_offsets[i] >= 0)
-			rd_kafka_topic_partition_list_add(list, source->topic, source->numbers[i])->offset =
-				source->group_offsets[i];
-	}
+		rd_kafka_topic_partition_list_add(list, source->topic, source->numbers[i])->offset =
+			source->group_offsets[i];
 	source->group_wanted = false;
 	source->group_committing =
 		list->cnt > 0 && rd_kafka_commit_queue(source->client->rk, list, source->client->events,

@@ -299,7 +299,12 @@ extern bool window_is_closed(const Window *window, TimestampTz watermark);
 extern Window *window_copy(GroupTable *table, const Window *window);
 extern void window_discard(Window *window);
 extern void window_rebuild(GroupTable *table, Window *window);
-extern int windows_for_row(GroupTable *table, const InputRows *rows, int row, TimestampTz closed);
+/*
+ * The windows that a row enters, into table->entered, made as needed; returns their number.  "late": all that it falls
+ * into are closed.
+ */
+extern int windows_for_row(GroupTable *table, const InputRows *rows, int row, TimestampTz closed,
+						   bool *late);
 extern Entry *entry_find(GroupTable *table, Window *window, uint64 hash, const Datum *keys,
 						 const bool *nulls);
 extern Entry *entry_create(GroupTable *table, Window *window, uint64 hash, const Datum *keys,

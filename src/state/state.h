@@ -32,8 +32,9 @@ typedef struct WindowSpec
 	int64 slide;        /* microseconds */
 	TimestampTz origin; /* default: the Unix epoch */
 	char *zone;         /* NULL: none (UTC, fixed length) */
-	char *trunc; /* field of a date_trunc that serves as window (hour, day, week); NULL: none */
-	int64 grace; /* microseconds */
+	char *trunc;     /* field of a date_trunc that serves as window (hour, day, week); NULL: none */
+	bool bare_start; /* a date_bin or date_trunc: nobody sees an end, which may be beyond time */
+	int64 grace;     /* microseconds */
 } WindowSpec;
 
 /* the one window of an unwindowed query */
@@ -42,13 +43,28 @@ typedef struct WindowSpec
 /* the Unix epoch */
 #define WINDOW_EPOCH ((UNIX_EPOCH_JDATE - POSTGRES_EPOCH_JDATE) * USECS_PER_DAY)
 
+extern bool window_fits_near_ends(const WindowSpec *spec, TimestampTz time);
+
+/* Are the bounds of all windows that "time" falls into timestamps themselves?  A record for which they are not is bad. */
+static inline bool
+window_fits(const WindowSpec *spec, TimestampTz time)
+{
+	/* local time differs from UTC by up to a day, and so does the length of a window from its size */
+	int64 margin = spec->size + 2 * USECS_PER_DAY;
+
+	return (time >= MIN_TIMESTAMP + margin && time < END_TIMESTAMP - margin) ||
+		   window_fits_near_ends(spec, time);
+}
+#define WINDOW_MISFIT_DETAIL "A window that it falls into begins or ends beyond all timestamps."
 /*
  * Starts of the windows that "time" falls into, ascending, into starts[]; returns their number, at most
- * window_max(spec).  Negative times floor, as in date_bin.  Windows that would leave timestamptz's range are left out.
+ * window_max(spec), and 0 between windows whose slide is longer than their size.  Negative times floor, as in
+ * date_bin.  Only for times that fit.
  */
 extern int window_assign(const WindowSpec *spec, TimestampTz time, TimestampTz *starts);
 /* ereport(ERROR) if the slide is so short that they are too many */
 extern int window_max(const WindowSpec *spec);
+/* DT_NOEND if that is beyond all timestamps */
 extern TimestampTz window_end(const WindowSpec *spec, TimestampTz start);
 
 /* An interval in microseconds (a day is 24 hours); ereport(ERROR) unless it is positive and of fixed length. */
@@ -68,8 +84,7 @@ typedef struct KeySpec
 
 typedef struct AggSpec
 {
-	Aggref
-		*aggref; /* as analysed, for its function, types and collation; arguments come as columns */
+	Aggref *aggref; /* for its function, types and collation; its arguments come as columns */
 	int nargs;
 	int *args;  /* input columns of the transition function's arguments */
 	int filter; /* input column of FILTER, -1: none */
@@ -113,14 +128,13 @@ typedef struct InputRows
 	int capacity;
 	Datum **values; /* [natts][capacity] */
 	bool **nulls;
-	int *record;       /* [capacity] record index in its batch */
-	int *stream;       /* [capacity] index of the stream in the query */
-	TimestampTz *time; /* [capacity] event time; set only for windowed queries */
-	TimestampTz
-		*watermark; /* [capacity] the record's partition's watermark before it; DT_NOBEGIN: none */
-	bool *late;     /* [capacity] out: entered no window */
-	bool *created;  /* [capacity] out: was the first of some group */
-	int applied;    /* out: the row at which group_table_apply() is, or threw; -1: none */
+	int *record;            /* [capacity] record index in its batch */
+	int *stream;            /* [capacity] index of the stream in the query */
+	TimestampTz *time;      /* [capacity] event time; set only for windowed queries */
+	TimestampTz *watermark; /* [capacity] of its partition before the record; DT_NOBEGIN: none */
+	bool *late;             /* [capacity] out: all of its windows were closed */
+	bool *created;          /* [capacity] out: was the first of some group */
+	int applied;            /* out: the row at which group_table_apply() is, or threw; -1: none */
 } InputRows;
 
 extern InputRows *input_rows_create(MemoryContext parent, TupleDesc desc);
@@ -168,8 +182,8 @@ extern void group_table_load(GroupTable *table);
  * Rows into the groups, in two steps.  First get ready for all of them, which reads and writes stored groups; then apply
  * them in order, which touches nothing but memory (and what transition functions do).
  *
- * Apply sets rows->late[] and rows->created[].  A row is late when none of its windows has end + grace > its watermark, or
- * all of those that have are closed already by "closed", the query's watermark as last acted on.
+ * Apply sets rows->late[] and rows->created[].  A row is late when it falls into windows, but into none with end + grace >
+ * its watermark, or all of those are closed already by "closed", the query's watermark as last acted on.
  *
  * When a transition throws, rows->applied is its row.  With "undoable", which costs some time and wants sorted rows,
  * group_table_undo() can then take back what the rows of its record have done; it returns the first row behind them, from

@@ -409,7 +409,8 @@ stored_fetch(GroupTable *table, const InputRows *rows, TimestampTz closed)
 		stored_refresh(table);
 	for (int row = 0; row < rows->nrows && table->nstored > 0; row++)
 	{
-		int n = windows_for_row(table, rows, row, closed);
+		bool late;
+		int n = windows_for_row(table, rows, row, closed, &late);
 
 		for (int k = 0; k < n; k++)
 			want(&wanted, table->entered[k], table->hashes[row]);
