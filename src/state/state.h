@@ -182,8 +182,8 @@ extern void group_table_load(GroupTable *table);
  * Rows into the groups, in two steps.  First get ready for all of them, which reads and writes stored groups; then apply
  * them in order, which touches nothing but memory (and what transition functions do).
  *
- * Apply sets rows->late[] and rows->created[].  A row is late when it falls into windows, but into none with end + grace
- * > its watermark, or all of those are closed already by "closed", the query's watermark as last acted on.
+ * Apply sets rows->late[] and rows->created[].  A row is late when it falls into windows, but into none with end + grace >
+ * its watermark, or all of those are closed already by "closed", the query's watermark as last acted on.
  *
  * When a transition throws, rows->applied is its row.  With "undoable", which costs some time and wants sorted rows,
  * group_table_undo() can then take back what the rows of its record have done; it returns the first row behind them, from

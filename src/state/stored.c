@@ -348,18 +348,41 @@ fetch(GroupTable *table, const Wanted *wanted, int nwanted)
 	MemoryContextDelete(context);
 }
 
+/* Sort what is wanted and keep each bucket once. */
+static void
+settle_wanted(WantedList *list)
+{
+	int64 unique = 0;
+
+	if (list->n > 1)
+		qsort(list->buckets, list->n, sizeof(Wanted), compare_wanted);
+	for (int64 i = 0; i < list->n; i++)
+		if (i == 0 || compare_wanted(&list->buckets[i], &list->buckets[i - 1]) != 0)
+			list->buckets[unique++] = list->buckets[i];
+	list->n = unique;
+}
+
+static void
+enlarge_wanted(WantedList *list)
+{
+	list->max = Max(1024, list->max * 2);
+	list->buckets = list->buckets == NULL
+						? palloc(sizeof(Wanted) * list->max)
+						: repalloc_huge(list->buckets, sizeof(Wanted) * list->max);
+}
+
 /* Note that a bucket is wanted, if it is stored and not in memory. */
 static void
 want(WantedList *list, const Window *window, uint64 hash)
 {
 	if (window->nstored == 0 || in_memory(window, hash, false))
 		return;
+	/* rows that enter many windows want the same ones over and over: what is noted must not grow with the rows */
 	if (list->n == list->max)
 	{
-		list->max = Max(1024, list->max * 2);
-		list->buckets = list->buckets == NULL
-							? palloc(sizeof(Wanted) * list->max)
-							: repalloc_huge(list->buckets, sizeof(Wanted) * list->max);
+		settle_wanted(list);
+		if (list->n > list->max / 2 || list->max == 0)
+			enlarge_wanted(list);
 	}
 	list->buckets[list->n].window = window->start;
 	list->buckets[list->n++].hash = hash;
@@ -369,15 +392,10 @@ want(WantedList *list, const Window *window, uint64 hash)
 static void
 fetch_wanted(GroupTable *table, WantedList *list)
 {
-	int64 unique = 0;
-
 	if (list->n == 0)
 		return;
-	qsort(list->buckets, list->n, sizeof(Wanted), compare_wanted);
-	for (int64 i = 0; i < list->n; i++)
-		if (i == 0 || compare_wanted(&list->buckets[i], &list->buckets[i - 1]) != 0)
-			list->buckets[unique++] = list->buckets[i];
-	fetch(table, list->buckets, unique);
+	settle_wanted(list);
+	fetch(table, list->buckets, list->n);
 	pfree(list->buckets);
 }
 
