@@ -474,7 +474,8 @@ sink_write(Sink *sink, SinkRow *rows, int nrows)
 	if (nrows == 0)
 		return 0;
 	refresh_target_name(sink);
-	sink_check_rights(sink->target); /* they may have been revoked since */
+	/* the table may have another owner than when the query was made, and rights may have been revoked */
+	sink_check_rights(sink->target);
 	for (int action = SINK_APPEND; action <= SINK_DELETE; action++)
 		sets[action] = palloc_array(SinkRow *, nrows);
 	for (int i = 0; i < nrows; i++)
@@ -485,16 +486,10 @@ sink_write(Sink *sink, SinkRow *rows, int nrows)
 
 	/*
 	 * As logical replication does: as the table's owner, and where that is somebody else, restricted, so that the
-	 * owner's triggers can do nothing in the name of the query's owner.  The table may have another owner than when the
-	 * query was made.
+	 * owner's triggers can do nothing in the name of the query's owner.
 	 */
 	owner = target_owner(sink->target);
 	GetUserIdAndSecContext(&user, &context);
-	if (!compat_can_set_role(user, owner))
-		ereport(ERROR,
-				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("role \"%s\" cannot SET ROLE to \"%s\", the owner of the query's target",
-						GetUserNameFromId(user, false), GetUserNameFromId(owner, false))));
 	SetUserIdAndSecContext(owner, context | SECURITY_LOCAL_USERID_CHANGE |
 									  (owner != user ? SECURITY_RESTRICTED_OPERATION : 0));
 	make_constraints_immediate();
