@@ -150,6 +150,19 @@ for my $stop ('NULL', q{'end'})
 	drop($topic);
 }
 
+# ---------------------------------------------------------------- a true key to the end
+
+# each pipeline closes what is its own, the last of all ends the query
+{
+	create_stream('own', 4);
+	produce('own', records(1, 40));
+	create_queries('own', 4, q{stop => 'end'});
+	are_right('own', 'own', 1000);
+	is($pg->query("SELECT bool_or(merged) FROM velo.query WHERE name LIKE 'own_%'"), 'f', 'own: nothing was shared');
+	is($pg->query('SELECT count(*) FROM velo.query_state'), 0, 'own: no state is left');
+	drop('own');
+}
+
 # ---------------------------------------------------------------- a batch that is replayed
 
 # Applying fails in the middle of a batch, of which all is taken back: the groups, the watermark, and that the pipeline
