@@ -4,6 +4,7 @@
  *
  *	kafka_tool BROKERS wait
  *	kafka_tool BROKERS create TOPIC PARTITIONS [CONFIG=VALUE ...]
+ *	kafka_tool BROKERS grow TOPIC PARTITIONS				add partitions up to that number
  *	kafka_tool BROKERS delete TOPIC
  *	kafka_tool BROKERS trim TOPIC PARTITION OFFSET			delete the records before OFFSET
  *	kafka_tool BROKERS produce TOPIC [PROPERTY=VALUE ...]	properties are librdkafka's
@@ -161,6 +162,24 @@ create_topic(rd_kafka_t *rk, const char *topic, int partitions, char **configs, 
 	results = rd_kafka_CreateTopics_result_topics(
 		rd_kafka_event_CreateTopics_result(admin_result("create", queue)), &nresults);
 	check_topic_result("create", results[0]);
+}
+
+static void
+grow_topic(rd_kafka_t *rk, const char *topic, int partitions)
+{
+	rd_kafka_queue_t *queue = rd_kafka_queue_new(rk);
+	char error[512];
+	rd_kafka_NewPartitions_t *new_partitions =
+		rd_kafka_NewPartitions_new(topic, partitions, error, sizeof(error));
+	const rd_kafka_topic_result_t **results;
+	size_t nresults;
+
+	if (!new_partitions)
+		die("%s", error);
+	rd_kafka_CreatePartitions(rk, &new_partitions, 1, NULL, queue);
+	results = rd_kafka_CreatePartitions_result_topics(
+		rd_kafka_event_CreatePartitions_result(admin_result("grow", queue)), &nresults);
+	check_topic_result("grow", results[0]);
 }
 
 static void
@@ -336,13 +355,15 @@ main(int argc, char **argv)
 	rd_kafka_t *rk;
 
 	if (argc < 3)
-		die("usage: kafka_tool BROKERS wait|create|delete|trim|produce ...");
+		die("usage: kafka_tool BROKERS wait|create|grow|delete|trim|produce ...");
 	rk = connect_brokers(argv[1], argv + 4, producing ? argc - 4 : 0, &transactional);
 
 	if (strcmp(command, "wait") == 0)
 		wait_for_broker(rk);
 	else if (strcmp(command, "create") == 0 && argc >= 5)
 		create_topic(rk, argv[3], atoi(argv[4]), argv + 5, argc - 5);
+	else if (strcmp(command, "grow") == 0 && argc == 5)
+		grow_topic(rk, argv[3], atoi(argv[4]));
 	else if (strcmp(command, "delete") == 0 && argc == 4)
 		delete_topic(rk, argv[3]);
 	else if (strcmp(command, "trim") == 0 && argc == 6)

@@ -114,4 +114,11 @@ extern Encoder *encoder_create(const StreamInfo *stream);
 extern void encoder_encode(Encoder *encoder, TupleTableSlot *slot, StringInfo value,
 						   bool *tombstone);
 
+/*
+ * Text in the server's encoding as the bytes that a record holds, which are UTF-8 whatever that encoding is; *result_len
+ * is set.  The result is "text" itself where nothing is to convert, else a C string in the current memory context.
+ * Throws for bytes that are no text (in a database of encoding SQL_ASCII).
+ */
+extern const char *text_to_utf8(const char *text, int len, Size *result_len);
+
 #endif /* VELO_FORMAT_H */

@@ -279,9 +279,12 @@ source_offsets_at(const StreamInfo *stream, TimestampTz at, int *npartitions, in
 	int64 ms = 0;
 	bool search = false;
 
-	/* Kafka's times are ms since 1970, none before: round up to the first that is not before "at" */
+	/*
+	 * Kafka's times are ms since 1970, none before: round up to the first that is not before "at".  (In microseconds
+	 * since 1970 the last timestamps, and infinity, would overflow.)
+	 */
 	if (at >= SetEpochTimestamp())
-		ms = (at - SetEpochTimestamp() + 999) / 1000;
+		ms = at / 1000 + (at % 1000 > 0) - SetEpochTimestamp() / 1000;
 	offsets = list_offsets(client, stream->topic, *npartitions, ms, timeout_ms);
 	oldest = list_offsets(client, stream->topic, *npartitions, 0, timeout_ms);
 	kafka_client_close(client);

@@ -156,6 +156,14 @@ sub create_topic
 	return $self->tool_ok('', 'create', $topic, $partitions, map { "$_=$config{$_}" } sort keys %config);
 }
 
+# Add partitions to a topic, up to that number.
+sub grow_topic
+{
+	my ($self, $topic, $partitions) = @_;
+
+	return $self->tool_ok('', 'grow', $topic, $partitions);
+}
+
 sub delete_topic
 {
 	my ($self, $topic) = @_;
