@@ -22,7 +22,6 @@
 #define METADATA "topic, partition, offset, timestamp, key, headers, value"
 
 #define DEFAULT_PARTITIONS_REFRESH (60 * 1000)
-#define MAX_TOPIC_LENGTH 249
 
 /* The name of a comma-separated list that "name" was probably meant to be; NULL if none is near. */
 static const char *

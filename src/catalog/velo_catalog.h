@@ -64,9 +64,8 @@ typedef struct StreamInfo
 	int64 max_future;         /* microseconds; -1: none */
 	int64 partitions_refresh; /* ms */
 	bool skip_errors;         /* on_error of ad-hoc scans */
-	List *
-		properties; /* of DefElem: librdkafka's properties of server and user mapping (of the current
-								 * user; none of the mapping's when brokers_own) */
+	/* of DefElem: librdkafka's properties of server and user mapping; none of the mapping's when brokers_own */
+	List *properties;
 } StreamInfo;
 
 /* true if the relation is a foreign table of the velo wrapper; false for anything else, also a missing one */
@@ -79,6 +78,9 @@ extern StreamInfo *stream_get_as(Oid relid, Oid userid);
 /* ereport(ERROR) for what is wrong in the options (list of DefElem) of a stream or of a column, as far as they tell. */
 extern void stream_options_check(List *options);
 extern void column_options_check(List *options);
+/* ereport(ERROR) if Kafka allows no topic of that name. */
+#define MAX_TOPIC_LENGTH 249
+extern void stream_topic_check(const char *topic);
 /*
  * ereport(ERROR) for an option that does not exist, with the one of the comma-separated "valid" that it was probably
  * meant to be.  "what" is its kind, as in "invalid stream option".

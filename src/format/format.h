@@ -29,7 +29,7 @@ typedef struct Record
 	int64 offset;
 	TimestampTz timestamp; /* broker's time, microseconds since 2000; DT_NOBEGIN: none */
 	int32 partition; /* index into the source's assigned partitions, not the broker's number */
-	void *handle;    /* the source's own; what record_headers() needs */
+	void *handle;    /* the source's own; what RecordBatch.headers() needs */
 } Record;
 
 typedef enum RecordStatus
@@ -64,14 +64,16 @@ typedef struct RecordBatch
 	int natts;       /* attributes of the stream */
 	Datum **values;  /* [natts][capacity]; NULL for a column that nobody wants */
 	bool **nulls;    /* [natts][capacity]; NULL likewise */
-	TimestampTz
-		*watermark;    /* [capacity]; the record's partition's watermark just before it, set by the
-								 * pipeline; NULL in an ad-hoc scan */
-	List *errors;      /* of RecordError, in record order */
-	const char *topic; /* for metadata columns */
+	/* [capacity]; the record's partition's watermark just before it, set by the pipeline; NULL in an ad-hoc scan */
+	TimestampTz *watermark;
+	List *errors; /* of RecordError, in record order */
+
+	/* for metadata columns */
+	const char *topic;
 	const int32 *partitions; /* Record.partition -> the broker's partition number */
 	/* the record's headers as jsonb array of {"key":..., "value":...}, NULL when it has none */
 	Jsonb *(*headers)(const Record *record);
+
 	/* decoded values go into chunks that are handed out front to back; private to format/ */
 	char *arena;       /* the first chunk, kept over resets */
 	char *arena_next;  /* free space of the current chunk */

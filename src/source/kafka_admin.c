@@ -222,7 +222,8 @@ search_offsets(const StreamInfo *stream, TimestampTz at, const SourceBounds *bou
 		partitions[nsearched++].position = bounds[i].low;
 	}
 	batch.records = palloc(batch.capacity * sizeof(Record));
-	source = source_open(stream, NULL, partitions, nsearched, velo_pipeline_memory / 4);
+	source =
+		source_open(stream, NULL, partitions, nsearched, velo_pipeline_memory / SOURCE_QUEUE_SHARE);
 	partitions = source_partitions(source, &nsearched);
 	while (!done)
 	{
