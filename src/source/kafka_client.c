@@ -136,8 +136,7 @@ configure(rd_kafka_conf_t *conf, const StreamInfo *stream, const KafkaSetting *d
 			RD_KAFKA_CONF_OK ||
 		rd_kafka_conf_set(conf, "log.queue", "true", errstr, errsize) != RD_KAFKA_CONF_OK)
 		return false;
-	rd_kafka_conf_set_events(conf, RD_KAFKA_EVENT_ERROR | RD_KAFKA_EVENT_DR |
-									   RD_KAFKA_EVENT_OFFSET_COMMIT | RD_KAFKA_EVENT_LOG);
+	rd_kafka_conf_set_events(conf, RD_KAFKA_EVENT_ERROR | RD_KAFKA_EVENT_DR | RD_KAFKA_EVENT_LOG);
 	return true;
 }
 

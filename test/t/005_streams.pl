@@ -5,7 +5,7 @@ use warnings;
 
 use Test::More;
 use Velo::Kafka;
-use Velo::Process qw(spawn finish);
+use Velo::Process qw(spawn wait_for);
 use Velo::Server;
 
 plan skip_all => Velo::Kafka->missing if Velo::Kafka->missing;
@@ -148,6 +148,13 @@ SQL
 	ok($pg->wait_until(q{SELECT count(*) = 4 FROM of_grows}), 'a query notices them');
 	is($pg->query(q{SELECT velo.wait('of_grows')}), 't', 'and is through');
 	is($pg->query('SELECT id, p FROM of_grows ORDER BY id'), "1|0\n2|2\n3|1\n4|0", 'and reads them from their first record');
+	for my $partition (0 .. 2)
+	{
+		my $expected = $pg->query("SELECT committed_offset FROM velo.partitions WHERE query = 'of_grows' AND partition = $partition");
+
+		ok(wait_for(sub { $kafka->committed('velo-postgres-of_grows', 'grows', $partition) == $expected }),
+			"the consumer group is at offset $expected of partition $partition, too");
+	}
 	$pg->query(q{SELECT velo.drop_query('of_grows')});
 }
 
@@ -163,7 +170,7 @@ SQL
 
 		ok($pg->wait_until(q{SELECT count(*) = 1 FROM pg_stat_activity WHERE application_name = 'waits' AND state = 'active'}), "$statement: waits");
 		$pg->query(q{SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE application_name = 'waits'});
-		Velo::Process::wait_for(sub { Velo::Process::ended($pid) });
+		wait_for(sub { Velo::Process::ended($pid) });
 		like(Velo::Process::slurp($log), qr/canceling statement due to user request/, "$statement: and can be cancelled");
 	}
 	kill 'CONT', $kafka->{pid};

@@ -179,6 +179,14 @@ sub trim_topic
 	return $self->tool_ok('', 'trim', $topic, $partition, $offset);
 }
 
+# The offset that a consumer group has committed, -1001 if none.
+sub committed
+{
+	my ($self, $group, $topic, $partition) = @_;
+
+	return 0 + $self->tool_ok('', 'committed', $group, $topic, $partition);
+}
+
 # Escape bytes for kafka_tool; undef is no key or no value.
 sub escape
 {
