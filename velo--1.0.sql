@@ -418,6 +418,13 @@ CREATE VIEW velo.queries AS
 			FROM velo.query_pipeline
 			WHERE query::pg_catalog.oid = s.id::pg_catalog.oid) p ON true;
 COMMENT ON VIEW velo.queries IS 'the continuous queries of this database that the user owns or monitors';
+COMMENT ON COLUMN velo.queries.running IS 'pipelines that run';
+COMMENT ON COLUMN velo.queries.records_in IS 'as all counters: committed, since the query was created or restarted';
+COMMENT ON COLUMN velo.queries.lag IS
+	'records that were there when its pipelines looked last and are not committed as read; it stands still while none runs';
+COMMENT ON COLUMN velo.queries.watermark IS 'event time up to which the query believes its input complete';
+COMMENT ON COLUMN velo.queries.error IS 'the present trouble; NULL when it is over';
+COMMENT ON COLUMN velo.queries.retry_at IS 'when it is tried again, at the latest';
 GRANT SELECT ON velo.queries TO PUBLIC;
 
 CREATE VIEW velo.pipelines AS
@@ -443,6 +450,20 @@ CREATE VIEW velo.pipelines AS
 		LEFT JOIN velo.query_pipeline p
 			ON p.query::pg_catalog.oid = s.id::pg_catalog.oid AND p.pipeline = s.pipeline;
 COMMENT ON VIEW velo.pipelines IS 'the pipelines of the continuous queries in velo.queries';
+COMMENT ON COLUMN velo.pipelines.lag IS 'records that were there when it looked last and are not committed as read';
+COMMENT ON COLUMN velo.pipelines.records_per_second IS 'committed in the last second or so';
+COMMENT ON COLUMN velo.pipelines.batch_records_p50 IS
+	'as all percentiles: of the recent past, within a fifth; since the pipeline started';
+COMMENT ON COLUMN velo.pipelines.queue_depth IS 'records that have been fetched and wait to be processed';
+COMMENT ON COLUMN velo.pipelines.queue_capacity IS
+	'records in the queue at which fetching stops; what is on its way then still comes';
+COMMENT ON COLUMN velo.pipelines.queue_high_water IS 'most records that have waited since the pipeline started';
+COMMENT ON COLUMN velo.pipelines.backpressure_events IS
+	'times that fetching stopped since the pipeline started, for the queue was full';
+COMMENT ON COLUMN velo.pipelines.state_bytes IS 'size of the state as of the last checkpoint';
+COMMENT ON COLUMN velo.pipelines.memory_bytes IS 'memory of the state and the queue';
+COMMENT ON COLUMN velo.pipelines.restarts IS
+	'times that its worker was started anew since the server, or the query, was';
 GRANT SELECT ON velo.pipelines TO PUBLIC;
 
 CREATE VIEW velo.partitions AS
@@ -465,6 +486,10 @@ CREATE VIEW velo.partitions AS
 			FROM pg_catalog.pg_options_to_table(t.ftoptions)
 			WHERE option_name = 'topic') o ON true;
 COMMENT ON VIEW velo.partitions IS 'what is committed of each partition that the queries in velo.queries read';
+COMMENT ON COLUMN velo.partitions.committed_offset IS 'offset of the next record to read';
+COMMENT ON COLUMN velo.partitions.end_offset IS 'offset behind the last record, when its pipeline looked last';
+COMMENT ON COLUMN velo.partitions.idle IS
+	'without a record for idle_timeout, so that it does not hold event time back';
 GRANT SELECT ON velo.partitions TO PUBLIC;
 
 -- Updatable as it is, so that DELETE works; what others write into WHERE must not see more than they do.

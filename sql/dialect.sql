@@ -5,10 +5,10 @@ RESET client_min_messages;
 SET TimeZone = 'UTC';
 SET IntervalStyle = 'postgres';
 CREATE FOREIGN TABLE d_trades (symbol text, price float8, volume bigint, ts timestamptz, at timestamptz, tags text[])
-    SERVER velo OPTIONS (brokers '127.0.0.1:9', format 'json', event_time 'ts', key 'symbol', watermark '5 s');
+    SERVER velo OPTIONS (format 'json', event_time 'ts', key 'symbol', watermark '5 s');
 CREATE FOREIGN TABLE d_quotes ("Zeit" timestamptz, symbol text, bid float8)
-    SERVER velo OPTIONS (brokers '127.0.0.1:9', format 'json', event_time '"Zeit"', watermark '5 s');
-CREATE FOREIGN TABLE d_timeless (id int, v text) SERVER velo OPTIONS (brokers '127.0.0.1:9', format 'json');
+    SERVER velo OPTIONS (format 'json', event_time '"Zeit"', watermark '5 s');
+CREATE FOREIGN TABLE d_timeless (id int, v text) SERVER velo OPTIONS (format 'json');
 CREATE TABLE d_company (symbol text PRIMARY KEY, name text, sector text);
 CREATE VIEW d_renamed AS SELECT ts AS happened, symbol, price FROM d_trades WHERE price > 0;
 
@@ -20,6 +20,7 @@ SELECT pg_temp.clauses('SELECT symbol, avg(price) FROM d_trades WHERE price > 10
 SELECT pg_temp.clauses('SELECT symbol, avg(price) FROM d_trades GROUP BY symbol WINDOW HOPPING(ts, 1h, 500ms) GRACE 10 seconds HAVING count(*) > 1;');
 SELECT pg_temp.clauses('SELECT symbol, avg(price) FROM d_trades GROUP BY symbol HAVING count(*) > 1 EMIT FINAL WINDOW SLIDING(10 MINUTES, INTERVAL ''1'' MINUTE) -- the end');
 SELECT pg_temp.clauses('select count(*) from d_quotes q window tumbling(q."Zeit", interval ''1 day 12 hours'') emit final');
+SELECT pg_temp.clauses('select count(*) from public.d_trades window tumbling(PUBLIC.d_trades . ts, 1h)');
 SELECT pg_temp.clauses('SELECT symbol, count(*) FROM d_renamed WINDOW TUMBLING(happened, ''2w'') GRACE 0s GROUP BY symbol');
 SELECT pg_temp.clauses('SELECT symbol, count(*) FROM d_trades GROUP BY symbol');
 SELECT pg_temp.clauses('SELECT symbol, price FROM d_trades');
@@ -69,7 +70,13 @@ SELECT velo.explain('SELECT count(*) FROM (SELECT * FROM d_trades EMIT CHANGES) 
 SELECT velo.explain('SELECT count(*) FROM d_trades WINDOW TUMBLING(at, 5m)');
 SELECT velo.explain('SELECT count(*) FROM d_trades WINDOW TUMBLING(missing, 5m)');
 SELECT velo.explain('SELECT count(*) FROM d_trades t WINDOW TUMBLING(d_trades.ts, 5m)');
+SELECT velo.explain('SELECT count(*) FROM d_trades WINDOW TUMBLING(elsewhere.d_trades.ts, 5m)');
+SELECT velo.explain('SELECT count(*) FROM d_trades WINDOW TUMBLING(x.public.d_trades.ts, 5m)');
 SELECT velo.explain('SELECT count(*) FROM d_timeless WINDOW TUMBLING(5m)');
+SELECT velo.explain('SELECT count(*) FROM d_trades WINDOW TUMBLING(90000000d)');
+SELECT velo.explain($$SELECT date_bin('1 month', ts, '2026-01-01') b, count(*) FROM d_trades GROUP BY 1 EMIT FINAL$$);
+SELECT velo.explain($$SELECT date_bin('1 hour', ts, 'infinity') b, count(*) FROM d_trades GROUP BY 1 EMIT FINAL$$);
+SELECT velo.explain($$SELECT count(*) FROM d_trades GROUP BY velo.hop(ts, '2 min', '1 min', '-infinity')$$);
 SELECT velo.explain('SELECT count(*) FROM d_trades WINDOW TUMBLING(5m) GROUP BY symbol');
 SELECT velo.explain('SELECT count(*) FROM d_trades GROUP BY upper(symbol)');
 SELECT velo.explain('SELECT symbol, rank() OVER (ORDER BY price) FROM d_trades');
@@ -102,6 +109,14 @@ SELECT velo.explain($$SELECT count(*) FROM d_trades GROUP BY velo.tumble(ts, '1 
 SELECT velo.explain($$SELECT count(*) FROM d_trades GROUP BY velo.tumble(ts, volume * interval '1 min')$$);
 SELECT velo.explain($$SELECT count(*) FROM d_trades GROUP BY velo.session(ts, '1 min')$$);
 SELECT velo.explain($$SELECT unnest(tags) t, count(*) FROM d_trades WINDOW HOPPING(5m, 1m) GROUP BY 1$$);
+SELECT velo.explain('SELECT count(*) FROM d_trades WINDOW TUMBLING(5m) EMIT');
+SELECT velo.explain('SELECT count(*) FROM d_trades EMIT FINAL EMIT');
+SELECT velo.explain('SELECT count(*) FROM d_trades GRACE 10s WINDOW TUMBLING(5m)');
+SELECT velo.explain('SELECT count(*) FROM d_trades WINDOW TUMBLING(5m) EMIT FINAL GRACE INTERVAL ''10'' SECOND');
+-- the window of the clause once more, or a bound of it, is the same one
+SELECT pg_temp.clauses($$SELECT count(*) AS emit FROM d_trades grace WINDOW TUMBLING(1m)$$);
+SELECT velo.explain($$SELECT count(*) FROM d_trades WINDOW TUMBLING(1m) GROUP BY velo.tumble(ts, '1 min')$$, 'costs off');
+SELECT velo.explain($$SELECT velo.hop(ts, '2 min', '1 min') AS w, count(*) FROM d_trades WINDOW HOPPING(2m, 1m) GROUP BY 1, window_end$$, 'costs off');
 
 DROP VIEW d_renamed;
 DROP FOREIGN TABLE d_trades, d_quotes, d_timeless;

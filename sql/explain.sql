@@ -1,13 +1,13 @@
--- EXPLAIN of queries over streams; nothing here needs a broker
+-- EXPLAIN of queries over streams; most of them need no broker, and have none
 SET client_min_messages = warning;
 CREATE EXTENSION IF NOT EXISTS velo;
 RESET client_min_messages;
 SET TimeZone = 'UTC';
 SET IntervalStyle = 'postgres';
 CREATE FOREIGN TABLE x_trades (symbol text, price float8, volume bigint, ts timestamptz, tags text[])
-    SERVER velo OPTIONS (brokers '127.0.0.1:9', topic 'x_trades', format 'json', event_time 'ts', key 'symbol', watermark '5 s');
+    SERVER velo OPTIONS (topic 'x_trades', format 'json', event_time 'ts', key 'symbol', watermark '5 s');
 CREATE FOREIGN TABLE x_quotes (ts timestamptz, symbol text, price float8)
-    SERVER velo OPTIONS (brokers '127.0.0.1:9', topic 'x_quotes', format 'json', event_time 'ts', key 'symbol', watermark '5 s');
+    SERVER velo OPTIONS (topic 'x_quotes', format 'json', event_time 'ts', key 'symbol', watermark '5 s');
 CREATE TABLE x_company (symbol text PRIMARY KEY, name text, sector text);
 CREATE VIEW x_named AS SELECT * FROM x_company WHERE name <> '';
 CREATE VIEW x_both AS SELECT ts, symbol, price FROM x_trades UNION ALL SELECT ts, symbol, price FROM x_quotes;
@@ -37,11 +37,33 @@ EXPLAIN (COSTS OFF) SELECT symbol FROM x_company;
 -- every format is well-formed
 SELECT p -> 0 -> 'Plan' ->> 'Custom Plan Provider' AS node, p -> 0 -> 'Plan' ->> 'Window' AS "window", json_array_length(p) AS items
 FROM (SELECT string_agg(line, E'\n')::json FROM velo.explain('SELECT count(*) FROM x_trades WINDOW TUMBLING(5m)', 'format json') line) x(p);
-SELECT p -> 0 -> 'Plan' ->> 'Node Type' AS node, p -> 1 ->> 'Emit' AS emit
+SELECT p -> 0 -> 'Plan' ->> 'Node Type' AS node, p -> 1 -> 'Continuous Query' ->> 'Emit' AS emit
 FROM (SELECT string_agg(line, E'\n')::json FROM velo.explain('SELECT symbol FROM x_trades', 'format json') line) x(p);
 SELECT string_agg(line, E'\n') AS yaml FROM velo.explain('SELECT symbol FROM x_trades', 'format yaml, costs off') line;
 SELECT string_agg(line, E'\n') LIKE '%<Continuous-Query>%</Continuous-Query>%' AS in_xml
 FROM velo.explain('SELECT symbol FROM x_trades', 'format xml') line;
+
+-- what is said of a query: with other delays, grace, windows, keys
+SELECT line FROM unnest(ARRAY['WINDOW TUMBLING(5m)', 'WINDOW TUMBLING(5m) GRACE 1m EMIT CHANGES', 'WINDOW HOPPING(5m, 1m)', 'EMIT CHANGES', 'EMIT FINAL']) clauses,
+    LATERAL velo.explain('SELECT volume, count(*) FROM x_trades GROUP BY volume ' || clauses, 'costs off') line WHERE line ~ '^  (Emit|Window|Late|Mode)';
+CREATE FOREIGN TABLE x_exact (ts timestamptz, v int) SERVER velo OPTIONS (event_time 'ts', watermark '0');
+SELECT line FROM unnest(ARRAY['SELECT count(*) FROM x_exact WINDOW TUMBLING(5m)', 'SELECT v FROM x_exact',
+    'SELECT count(*) FROM (SELECT ts FROM x_exact UNION ALL SELECT ts FROM x_trades) x WINDOW TUMBLING(5m)',
+    'SELECT count(*) FROM (SELECT ts FROM x_exact UNION ALL SELECT ts FROM x_trades) x WINDOW HOPPING(5m, 1m) GRACE 2s']) query,
+    LATERAL velo.explain(query, 'costs off') line WHERE line ~ '^ *(Emit|Window|Late|Mode|Watermark)';
+SELECT p -> 0 -> 'Plan' -> 'State Estimate' ->> 'Group Width' AS width, p -> 0 -> 'Plan' -> 'Plans' -> 0 ->> 'Watermark' AS watermark
+FROM (SELECT string_agg(line, E'\n')::json FROM velo.explain('SELECT count(*) FROM x_trades WINDOW TUMBLING(5m)', 'format json') line) x(p);
+
+-- partitions, as the broker says, or why it doesn't
+SELECT '127.0.0.1:' || current_setting('velo.dev_broker_port') AS brokers,
+       'x_explain_' || extract(epoch FROM clock_timestamp()) AS topic \gset
+SELECT velo.dev_create_topic(:'topic', 3);
+CREATE FOREIGN TABLE x_real (v int) SERVER velo OPTIONS (brokers :'brokers', topic :'topic');
+CREATE FOREIGN TABLE x_away (v int) SERVER velo OPTIONS (brokers '127.0.0.1:9');
+SELECT line FROM velo.explain('SELECT v FROM x_real') line WHERE line ~ 'Partitions';
+SELECT p -> 0 -> 'Plan' -> 'Partitions' AS partitions FROM (SELECT string_agg(line, E'\n')::json FROM velo.explain('SELECT v FROM x_real', 'format json') line) x(p);
+SELECT line FROM velo.explain('SELECT v FROM x_real', 'analyze, timing off, summary off') line WHERE line ~ 'Partitions';
+SELECT line FROM velo.explain('SELECT v FROM x_away') line WHERE line ~ 'Partitions';
 
 -- options are EXPLAIN's own
 SELECT velo.explain('SELECT symbol FROM x_trades', 'nonsense');
@@ -50,5 +72,5 @@ SELECT velo.explain('SELECT symbol FROM x_trades', 'verbose) SELECT 1; SELECT (1
 SELECT velo.explain('SELECT symbol FROM x_trades', ') SELECT (');
 
 DROP VIEW x_named, x_both;
-DROP FOREIGN TABLE x_trades, x_quotes;
+DROP FOREIGN TABLE x_trades, x_quotes, x_exact, x_real, x_away;
 DROP TABLE x_company;

@@ -64,6 +64,8 @@ INSERT INTO cases VALUES
     ('distinct_', $$SELECT symbol, count(DISTINCT n % 7) AS c, sum(DISTINCT n % 7) AS s, array_agg(DISTINCT day) AS a, count(DISTINCT extra) AS x,
         string_agg(DISTINCT buy::text, '/' ORDER BY buy::text DESC) AS b FROM trades GROUP BY symbol$$),
     ('filters', 'SELECT symbol, count(*) FILTER (WHERE buy) AS b, sum(price) FILTER (WHERE n > 1000) AS none, max(n) FILTER (WHERE NOT buy AND price > 3) AS m FROM trades GROUP BY symbol'),
+    ('guarded', $$SELECT symbol, sum(100 / (n % 5)) FILTER (WHERE n % 5 <> 0) AS s, array_agg(7 / (n % 2) ORDER BY 9 / (n % 2), n) FILTER (WHERE n % 2 = 1) AS a,
+        count((SELECT name FROM companies)) FILTER (WHERE n < 0) AS c FROM trades GROUP BY symbol$$),
     ('ordered_set', 'SELECT symbol, percentile_cont(0.5) WITHIN GROUP (ORDER BY weight) AS m, percentile_disc(ARRAY[0.1, 0.9]) WITHIN GROUP (ORDER BY n) AS d,
         mode() WITHIN GROUP (ORDER BY day) AS o, rank(50) WITHIN GROUP (ORDER BY n) AS r FROM trades GROUP BY symbol'),
     ('own', 'SELECT symbol, product(n) AS p, product_combined(n) AS c, least_of(n) AS l, least_of(symbol) AS t, span(n, n * 2) AS s, product(n ORDER BY n) AS o FROM trades GROUP BY symbol'),
@@ -111,7 +113,7 @@ SELECT name, row_count, differences FROM cases, compare(name, query) ORDER BY na
 SELECT name, state, error, dead_letters FROM velo.queries WHERE state <> 'finished' OR dead_letters > 0 ORDER BY name;
 SELECT count(velo.drop_query(name)) FROM velo.queries;
 SELECT count(velo.create_query(name, query, stop => 'end', pipelines => 3)) FROM cases
-WHERE name IN ('counts', 'sums', 'collections', 'distinct_', 'filters', 'ordered_set', 'own', 'keys', 'having', 'global_',
+WHERE name IN ('counts', 'sums', 'collections', 'distinct_', 'filters', 'guarded', 'ordered_set', 'own', 'keys', 'having', 'global_',
                'global_empty', 'union_');
 SELECT velo.wait(timeout => '2 min');
 SELECT c.name, row_count, differences FROM velo.queries q JOIN cases c USING (name), compare(name, c.query) ORDER BY name;
@@ -206,6 +208,23 @@ TABLE step;
 TABLE whole;
 SELECT query, kind, partition, "offset", convert_from(value, 'UTF8') AS value, sqlstate, message, detail
 FROM velo.dead_letters ORDER BY query, "offset";
+
+-- pipelines that share groups fold what each has aggregated: a group that was NULL so far takes what comes; and where
+-- folding fails, the record that does not fit is found
+SELECT velo.dev_create_topic(:'topic' || '.shared', 2);
+SELECT velo.create_stream('streams.shared', 'v int, p int OPTIONS (metadata ''partition'')',
+    topic => :'topic' || '.shared', brokers => :'brokers');
+SELECT velo.create_query('folded', 'SELECT sum(v), sum_int2(v::int2) FILTER (WHERE v IS NOT NULL), count(*) FROM shared', pipelines => 2);
+INSERT INTO streams.shared VALUES (NULL, 0);
+SELECT velo.wait('folded');
+TABLE folded;
+INSERT INTO streams.shared VALUES (20000, 1);
+SELECT velo.wait('folded');
+TABLE folded;
+INSERT INTO streams.shared VALUES (1, 0), (30000, 0), (2, 0);
+SELECT velo.wait('folded');
+TABLE folded;
+SELECT kind, partition, "offset", convert_from(value, 'UTF8') AS value, message FROM velo.dead_letters WHERE query = 'folded';
 
 SET client_min_messages = warning;
 DROP SCHEMA results, streams, tables CASCADE;

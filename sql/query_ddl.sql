@@ -161,6 +161,20 @@ SELECT velo.create_query('q', 'SELECT k, v AS twice_n FROM s', target => 't');
 SELECT velo.create_query('q', 'SELECT k, v AS n FROM s', target => 'missing');
 SELECT velo.create_query('q', 'SELECT k, v AS n FROM s', target => 's');
 SELECT velo.create_query('q', 'SELECT k, v AS n FROM s', target => 'velo.queries');
+-- groups must stay apart in it
+CREATE TABLE coarse (k text COLLATE "C", c char(4), n int, m numeric(5,1), w timestamp, x bigint, y varchar(10), z timestamptz(0));
+CREATE UNIQUE INDEX ON coarse (c);
+SELECT velo.create_query('q', 'SELECT k AS c FROM s GROUP BY k', target => 'coarse');
+SELECT velo.create_query('q', 'SELECT v / 2.0 AS n FROM s GROUP BY v / 2.0', target => 'coarse');
+SELECT velo.create_query('q', 'SELECT v / 2.0 AS m FROM s GROUP BY v / 2.0', target => 'coarse');
+SELECT velo.create_query('q', 'SELECT v::float8 AS m FROM s GROUP BY v::float8', target => 'coarse');
+SELECT velo.create_query('q', 'SELECT now() + v * interval ''1 ms'' AS z FROM s GROUP BY 1', target => 'coarse');
+SELECT velo.create_query('q', 'SELECT now() AS w FROM s GROUP BY 1', target => 'coarse');
+-- these would, if they had an index
+SELECT velo.create_query('q', 'SELECT v::int AS x, k AS y, (v / 2.0)::numeric(5,1) AS m FROM s GROUP BY 1, 2, 3', target => 'coarse');
+CREATE UNIQUE INDEX ON coarse (k text_pattern_ops) NULLS NOT DISTINCT;
+SELECT velo.create_query('q', 'SELECT k FROM s GROUP BY k', target => 'coarse');
+DROP TABLE coarse;
 CREATE TEMP TABLE temporary (k text, n int);
 SELECT velo.create_query('q', 'SELECT k, v AS n FROM s', target => 'temporary');
 CREATE FUNCTION mark() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -223,6 +237,26 @@ SELECT velo.restart_query('mine');
 SELECT velo.advance_watermark('mine', now());
 SELECT velo.wait('mine');
 RESET ROLE;
+-- who may not be the owner of the target any more does not write as that
+SET ROLE regress_velo_owner;
+CREATE TABLE given (k text);
+SELECT velo.create_query('giver', 'SELECT k FROM s', target => 'given');
+SELECT velo.wait('giver');
+RESET ROLE;
+CREATE TABLE before AS SELECT count(*) FROM given;
+ALTER TABLE given OWNER TO regress_velo_other;
+INSERT INTO s VALUES ('late', 1, 0);
+DO $$
+BEGIN
+    FOR i IN 1 .. 1000 LOOP
+        EXIT WHEN EXISTS (SELECT FROM velo.queries WHERE name = 'giver' AND state = 'waiting');
+        PERFORM pg_sleep(0.01), pg_stat_clear_snapshot();
+        COMMIT;
+    END LOOP;
+END $$;
+SELECT state, error, error_sqlstate FROM velo.queries WHERE name = 'giver';
+SELECT count(*) FROM given EXCEPT TABLE before;
+SELECT velo.drop_query('giver');
 REVOKE SELECT ON s FROM regress_velo_owner;
 SELECT name, owner FROM velo.queries;
 REASSIGN OWNED BY regress_velo_owner TO regress_velo_other;

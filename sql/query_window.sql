@@ -81,6 +81,8 @@ INSERT INTO cases VALUES
      'SELECT lower(w), upper(w), w, symbol, count(*) FROM minutes GROUP BY w, symbol'),
     ('function_bare', 'final', 'SELECT symbol, count(*) FROM trades GROUP BY velo.tumble(ts, ''1 min''), symbol',
      'SELECT lower(w), upper(w), symbol, count(*) FROM minutes GROUP BY w, symbol'),
+    ('clause_and_function', 'final', 'SELECT velo.tumble(ts, ''1 min'') AS minute, symbol, count(*) FROM trades WINDOW TUMBLING(1m) GROUP BY 1, 2',
+     'SELECT lower(w), upper(w), w, symbol, count(*) FROM minutes GROUP BY w, symbol'),
     ('function_origin', 'final', 'SELECT symbol, count(*) FROM trades GROUP BY symbol, velo.tumble(ts, ''1 min'', ''2026-01-01 00:00:20Z'')',
      'SELECT lower(w), upper(w), symbol, count(*) FROM (SELECT *, velo.tumble(ts, ''1 min'', ''2026-01-01 00:00:20Z'') AS w FROM all_trades) x
       WHERE upper(w) > watermark OR watermark IS NULL GROUP BY w, symbol'),
@@ -178,6 +180,28 @@ INSERT INTO events VALUES ('after', '2026-01-01 01:00:31Z');
 SELECT velo.wait();
 SELECT query, kind, "offset", sqlstate, message FROM velo.dead_letters WHERE kind <> 'late' ORDER BY 1, 3;
 SELECT name, state, watermark FROM velo.queries ORDER BY 1;
+
+-- the ends of time: a record whose window would be beyond them is a bad one, as velo.tumble() refuses it; no watermark is
+-- before the first timestamp; date_bin() and date_trunc() need no end
+SELECT velo.dev_create_topic(:'topic' || '.ends');
+SELECT velo.create_stream('streams.ends', 'n int, ts timestamptz', topic => :'topic' || '.ends', brokers => :'brokers',
+    event_time => 'ts', watermark => '10 s', options => '{"idle_timeout": "1 ms"}');
+SELECT velo.create_query('e_tumbling', 'SELECT count(*) FROM ends WINDOW TUMBLING(1m)', on_late => 'dead_letter');
+SELECT velo.create_query('e_hopping', 'SELECT count(*) FROM ends WINDOW HOPPING(2m, 1m)', on_late => 'dead_letter');
+INSERT INTO ends VALUES (1, '4714-11-24 00:00:05+00 BC'), (2, '294276-12-31 23:57:30+00');
+SELECT velo.wait('e_tumbling'), velo.wait('e_hopping');
+SELECT query, partition, watermark FROM velo.partitions WHERE query LIKE 'e_%' ORDER BY 1;
+INSERT INTO ends VALUES (3, '294276-12-31 23:59:59.999999+00'), (4, '294276-12-31 23:59:59.999999+00');
+SELECT velo.create_query('e_trunc', 'SELECT date_trunc(''minute'', ts) AS t, count(*) FROM ends GROUP BY 1', emit => 'final', stop => 'end');
+SELECT velo.create_query('e_bin', 'SELECT date_bin(''1 hour'', ts, ''2000-01-01'') AS t, count(*) FROM ends GROUP BY 1', emit => 'final', stop => 'end');
+SELECT velo.wait('e_tumbling'), velo.wait('e_hopping'), velo.wait('e_trunc'), velo.wait('e_bin');
+SELECT query, kind, "offset", sqlstate, message, detail FROM velo.dead_letters WHERE query LIKE 'e_%' ORDER BY 1, 3;
+TABLE e_tumbling ORDER BY 1;
+TABLE e_hopping ORDER BY 1;
+TABLE e_trunc ORDER BY 1;
+TABLE e_bin ORDER BY 1;
+SELECT name, late, dead_letters, watermark BETWEEN '294276-12-31 23:59:49.999999+00' AND '294276-12-31 23:59:59.999999+00' AS watermark
+FROM velo.queries WHERE name LIKE 'e_%' ORDER BY 1;
 
 -- what has a window of its own is no column of the stream's, unless it says which
 SELECT velo.create_stream('streams.bounds', 'window_start int, ts timestamptz', topic => :'topic' || '.one', brokers => :'brokers',

@@ -11,6 +11,9 @@ SELECT velo.create_stream('quotes', 'symbol text, bid numeric, at timestamptz',
 SELECT velo.create_stream('timeless', 'symbol text, at timestamptz', brokers => '127.0.0.1:9');
 CREATE TABLE companies (symbol text PRIMARY KEY, name text);
 CREATE VIEW big_trades AS SELECT * FROM trades WHERE price > 100;
+CREATE VIEW places AS SELECT ctid AS place, n FROM trades;
+SELECT velo.create_stream('parent', 'symbol text', brokers => '127.0.0.1:9');
+CREATE TABLE child () INHERITS (parent);
 CREATE VIEW totals AS SELECT symbol, count(*) FROM trades GROUP BY symbol;
 
 CREATE TABLE cases (id int GENERATED ALWAYS AS IDENTITY, query text);
@@ -59,6 +62,17 @@ INSERT INTO cases (query) VALUES
     ('SELECT symbol FROM trades UNION ALL SELECT symbol FROM companies'),
     ('SELECT symbol FROM trades UNION ALL SELECT symbol FROM quotes ORDER BY 1'),
     ('WITH d AS (DELETE FROM companies RETURNING symbol) SELECT n FROM trades JOIN d USING (symbol)'),
+    -- what only tables have
+    ('SELECT ctid AS place, n FROM trades'),
+    ('SELECT symbol, max(t.xmin::text) FROM companies c JOIN trades t USING (symbol) GROUP BY symbol'),
+    ('SELECT symbol, (SELECT name FROM companies WHERE t.cmin IS NOT NULL LIMIT 1) FROM trades t'),
+    ('SELECT place FROM places'),
+    ('SELECT symbol FROM parent'),
+    ('SELECT symbol FROM (SELECT symbol FROM trades UNION ALL SELECT symbol FROM parent) x'),
+    -- what a table can't hold, or not by a key
+    ('SELECT n, ROW(symbol, price) AS pair FROM trades'),
+    ('SELECT symbol, array_agg(ROW(n, price)) FROM trades GROUP BY symbol'),
+    ('SELECT n::text::xid AS x, count(*) FROM trades GROUP BY 1'),
     -- windows
     ('SELECT n FROM trades WINDOW TUMBLING(5m)'),
     ('SELECT symbol, count(*) FROM trades WINDOW TUMBLING(other, 5m) GROUP BY symbol'),
@@ -121,6 +135,7 @@ SELECT velo.create_query('q', '');
 SELECT velo.create_query('q', NULL);
 SELECT velo.create_query('q', 'SELECT $1 FROM trades');
 SELECT velo.create_query('q', 'SELECT n, n FROM trades');
+SELECT velo.create_query('q', 'SELECT symbol, sum(1 / 0) FILTER (WHERE n > 0) FROM trades GROUP BY symbol');
 
 -- the clauses of the dialect
 SELECT velo.create_query('q', 'SELECT symbol, count(*) FROM trades WINDOW TUMBLING() GROUP BY symbol');

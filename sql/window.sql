@@ -72,11 +72,23 @@ SELECT lower(velo.hop(ts, '2 minutes', '1 minute')) AS window_start, count(*)
 FROM (VALUES (timestamptz '2024-05-01 10:00:30+00'), ('2024-05-01 10:01:30+00')) v(ts)
 GROUP BY velo.hop(ts, '2 minutes', '1 minute') ORDER BY 1;
 
--- the ends of time
+-- the ends of time: both bounds of all windows must be timestamps
+SELECT velo.tumble('294276-12-31 23:59:59.999998+00', '1 microsecond');
+SELECT velo.tumble('294276-12-31 23:59:59.999999+00', '1 microsecond');
 SELECT velo.tumble('294276-12-31 23:59:59+00', '1 day');
-SELECT count(*) FROM velo.hop('294276-12-31 23:59:59+00', '3 days', '1 day');
+SELECT velo.tumble('294276-12-31 00:00:00+00', '1 day', zone => 'Asia/Tokyo');
+SELECT velo.tumble('294276-12-31 15:00:00+00', '1 day', zone => 'Asia/Tokyo');
+SELECT velo.tumble('294276-12-20 00:00:00+00', '30 days', '1999-12-10 00:00:00+00');
+SELECT velo.hop('294276-12-31 23:59:59+00', '3 days', '1 day');
+SELECT count(*) FROM velo.hop('294276-12-29 00:00:00+00', '2 days', '1 day');
+SELECT velo.tumble('4714-11-24 00:00:00+00 BC', '1 day');
 SELECT velo.tumble('4714-11-24 00:00:00+00 BC', '7 days');
+SELECT velo.tumble('4714-11-24 00:00:00+00 BC', '1 day', zone => 'Asia/Tokyo');
+SELECT count(*) FROM velo.hop('4714-11-26 00:00:00+00 BC', '3 days', '1 day');
+SELECT velo.hop('4714-11-25 23:59:59+00 BC', '3 days', '1 day');
 SELECT velo.tumble('infinity', '1 day');
+-- zones whose clocks never differ from UTC need no whole days
+SELECT velo.tumble('2024-05-01 10:07:30+00', '5 minutes', zone => 'GMT') = velo.tumble('2024-05-01 10:07:30+00', '5 minutes') AS same;
 
 -- refused
 SELECT velo.tumble(now(), '1 month');

@@ -94,11 +94,13 @@ done
 stop_feeding
 say "The same question to PostgreSQL, over what the topic holds now:"
 psql -XAtq -c "SELECT velo.wait('avg_price')" >/dev/null
-sql "SELECT count(*) AS wrong_rows FROM (
-  SELECT window_start, symbol, trades FROM avg_price
-  EXCEPT
-  SELECT lower(velo.tumble(ts, '5 s')), symbol, count(*) FROM trades
-  WHERE price > 100 GROUP BY velo.tumble(ts, '5 s'), symbol) AS difference;"
+sql "WITH expected AS (
+  SELECT lower(velo.tumble(ts, '5 s')), upper(velo.tumble(ts, '5 s')),
+    symbol, count(*), round(avg(price)::numeric, 2)
+  FROM trades WHERE price > 100 GROUP BY velo.tumble(ts, '5 s'), symbol)
+SELECT (SELECT count(*) FROM avg_price) AS rows,
+  (SELECT count(*) FROM (TABLE avg_price EXCEPT TABLE expected) AS x) AS wrong,
+  (SELECT count(*) FROM (TABLE expected EXCEPT TABLE avg_price) AS x) AS missing;"
 
 say "How to go on"
 cat <<'END'

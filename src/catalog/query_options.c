@@ -140,7 +140,7 @@ query_read_options(Jsonb *json, const char *extra, QueryOptions *options)
 		else if (strcmp(name, "grace") == 0)
 			options->grace = parse_duration(name, value);
 		else if (strcmp(name, "idle_timeout") == 0)
-			options->idle_timeout = parse_duration(name, value) / 1000;
+			options->idle_timeout = (parse_duration(name, value) + 999) / 1000; /* 0: never */
 		else if (strcmp(name, "pipeline_memory") == 0)
 			options->pipeline_memory =
 				parse_number(name, value, MIN_PIPELINE_MEMORY, INT_MAX, GUC_UNIT_KB);

@@ -64,7 +64,7 @@ typedef struct StreamInfo
 	int64 max_future;         /* microseconds; -1: none */
 	int64 partitions_refresh; /* ms */
 	bool skip_errors;         /* on_error of ad-hoc scans */
-	/* of DefElem: librdkafka's properties of server and user mapping; none of the mapping's when brokers_own */
+	/* of DefElem: librdkafka's, of the server and of the current user's mapping (not of that if brokers_own) */
 	List *properties;
 } StreamInfo;
 
@@ -133,8 +133,8 @@ typedef struct QueryInfo
 	Oid target;      /* the table it writes */
 	bool own_target; /* velo made it */
 	EmitMode emit;
-	bool
-		windowed; /* dialect or native window, or FINAL over date_bin/date_trunc: lateness applies */
+	/* has a window of the dialect or a native one, or is FINAL over date_bin or date_trunc: lateness applies */
+	bool windowed;
 	bool stop_at_end;
 	int npipelines; /* 0: not known yet (no contact with the broker so far) */
 	bool merged;    /* groups are shared by the pipelines (DESIGN 6) */
@@ -153,9 +153,9 @@ typedef struct QueryInfo
 	int pipelines_wanted;   /* 0: not said, so decided at the first contact with the broker */
 	TimestampTz advanced;   /* event time is at least this; DT_NOBEGIN: not advanced by hand */
 	TimestampTz created_at; /* transaction time */
-	const char
-		*paused_because; /* why a query that was running elsewhere is found paused, or NULL */
-	bool in_progress;    /* the running transaction made or changed it */
+	/* why a query that was running elsewhere is found paused, or NULL */
+	const char *paused_because;
+	bool in_progress; /* the running transaction made or changed it */
 } QueryInfo;
 
 /* What is committed about one partition of one stream of a query. */
@@ -181,8 +181,8 @@ typedef struct PipelineCounters
 	int64 dead_letters;
 	int64 skipped;
 	int64 batches;
-	TimestampTz
-		closed; /* the query's watermark that its windows were last closed by; DT_NOBEGIN: none */
+	/* the query's watermark that its windows were last closed by; DT_NOBEGIN: none */
+	TimestampTz closed;
 } PipelineCounters;
 
 /* NULL if there is no such query (any more). */

@@ -45,6 +45,7 @@ typedef struct Parser
 	Scanner scanner;
 	Token token;    /* the current one */
 	Token previous; /* the one before it */
+	int clause_end; /* where the last stream clause ended; -1: there was none yet */
 	DialectQuery *query;
 } Parser;
 
@@ -533,7 +534,8 @@ parse_window(Parser *parser)
 	}
 	if (!token_ends_clause(parser, parser->token))
 		syntax_error(parser, parser->token, WINDOW_HINT);
-	blank(query, start, parser->previous.end);
+	parser->clause_end = parser->previous.end;
+	blank(query, start, parser->clause_end);
 }
 
 /* Parse an EMIT clause whose EMIT is the current token, and blank it. */
@@ -553,13 +555,29 @@ parse_emit(Parser *parser)
 		query->emit = EMIT_SAID_CHANGES;
 	else if (token_is_word(parser, parser->token, "final"))
 		query->emit = EMIT_SAID_FINAL;
+	else if (parser->token.kind != TOKEN_WORD)
+		syntax_error(parser, parser->token, "Write EMIT CHANGES or EMIT FINAL.");
 	else
 		ereport(ERROR, (errcode(ERRCODE_SYNTAX_ERROR),
 						errmsg("unrecognized EMIT mode \"%s\"", token_text(parser, parser->token)),
 						errhint("Valid modes are CHANGES and FINAL."),
 						position(parser, parser->token.start)));
 	advance(parser);
-	blank(query, start, parser->previous.end);
+	parser->clause_end = parser->previous.end;
+	blank(query, start, parser->clause_end);
+}
+
+/* GRACE is part of a window clause: say so where it stands elsewhere, as no name and no alias could. */
+static void
+refuse_stray_grace(const Parser *parser)
+{
+	Token next = peek(parser);
+
+	if (token_is_word(parser, parser->token, "grace") &&
+		(next.kind == TOKEN_NUMBER || token_is_word(parser, next, "interval")))
+		ereport(ERROR, (errcode(ERRCODE_SYNTAX_ERROR),
+						errmsg("GRACE must stand directly behind a stream window"),
+						errhint(WINDOW_HINT), position(parser, parser->token.start)));
 }
 
 /* true if a stream window begins at the current token */
@@ -580,7 +598,10 @@ at_window(const Parser *parser)
 	return window_kind(parser, kind) != WINDOW_NONE || token_is(parser, after, '(');
 }
 
-/* true if an EMIT clause begins at the current token: after it comes a word, and then nothing that makes it a name */
+/*
+ * true if an EMIT clause begins at the current token: behind another stream clause, where no name can stand, or where
+ * after it comes a word, and then nothing that makes it a name
+ */
 static bool
 at_emit(const Parser *parser)
 {
@@ -600,6 +621,8 @@ at_emit(const Parser *parser)
 		if (token_is_word(parser, parser->previous, names_follow[i]))
 			return false;
 	}
+	if (parser->previous.end == parser->clause_end)
+		return true;
 	mode = scan(&ahead);
 	after = scan(&ahead);
 	return mode.kind == TOKEN_WORD && !token_is_clause_word(parser, mode) &&
@@ -610,7 +633,7 @@ DialectQuery *
 dialect_parse(const char *text)
 {
 	DialectQuery *query = palloc0(sizeof(DialectQuery));
-	Parser parser = {.scanner = {text, 0}, .query = query};
+	Parser parser = {.scanner = {text, 0}, .clause_end = -1, .query = query};
 	int depth = 0;
 	bool from_seen = false;
 	bool ended = false;
@@ -647,6 +670,7 @@ dialect_parse(const char *text)
 				parse_emit(&parser);
 			continue;
 		}
+		refuse_stray_grace(&parser);
 
 		if (token_is(&parser, parser.token, '(') || token_is(&parser, parser.token, '['))
 			depth++;

@@ -144,6 +144,7 @@ put_collected(const Datum *values, const bool *nulls, void *arg)
 	Datum *row = palloc(sizeof(Datum) * desc->natts);
 	bool *row_nulls = palloc(sizeof(bool) * desc->natts);
 
+	CHECK_FOR_INTERRUPTS();
 	row[0] = Int32GetDatum(state->group_number);
 	row_nulls[0] = false;
 	memcpy(row + 1, values, sizeof(Datum) * (desc->natts - 1));
@@ -279,6 +280,7 @@ compute_output(EmitState *state)
 	{
 		MemoryContext old = MemoryContextSwitchTo(row_context);
 
+		CHECK_FOR_INTERRUPTS();
 		put_group(state, i, store, values, nulls);
 		MemoryContextSwitchTo(old);
 		MemoryContextReset(row_context);

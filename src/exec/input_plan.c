@@ -161,7 +161,9 @@ plan_lock_relations(PlannedStmt *plan)
 	{
 		RangeTblEntry *rte = lfirst_node(RangeTblEntry, lc);
 
-		if (rte->rtekind != RTE_RELATION)
+		/* since 16 a view is the sub-select that it became */
+		if (rte->rtekind != RTE_RELATION &&
+			(rte->rtekind != RTE_SUBQUERY || !OidIsValid(rte->relid)))
 			continue;
 		LockRelationOid(rte->relid, rte->rellockmode);
 		if (!SearchSysCacheExists1(RELOID, ObjectIdGetDatum(rte->relid)))

@@ -21,9 +21,10 @@ typedef struct StreamInsert
 	StreamInfo *stream;
 	Producer *producer;
 	Encoder *encoder;
-	FmgrInfo *key_output; /* [natts], set for the key columns and those with metadata key */
-	TupleDesc key_desc;   /* of several key columns; NULL otherwise */
-	MemoryContext row;    /* emptied after each row */
+	/* [natts]: output functions of the key columns and those with metadata key */
+	FmgrInfo *key_output;
+	TupleDesc key_desc; /* of several key columns; NULL otherwise */
+	MemoryContext row;  /* emptied after each row */
 } StreamInsert;
 
 /* What a row says about its record, apart from the value. */

@@ -26,6 +26,8 @@
 #define FIRST_BATCH 128
 /* look at the state of the connection at least that often */
 #define WAIT_MS 1000
+/* how long EXPLAIN waits for a broker to tell the number of partitions */
+#define EXPLAIN_TIMEOUT_MS 1000
 
 /* What an ad-hoc scan keeps beside the batch. */
 typedef struct AdHocScan
@@ -566,6 +568,63 @@ bound_names(List *bounds)
 	return names;
 }
 
+/* How many partitions the topic has, as a broker says; or why none does, which is no error of EXPLAIN's. */
+static void
+explain_partitions(ForeignScanState *node, ExplainState *es)
+{
+	MemoryContext caller_context = CurrentMemoryContext;
+	ResourceOwner caller_owner = CurrentResourceOwner;
+	/* a client lives in the context that it is opened in */
+	MemoryContext context =
+		AllocSetContextCreate(caller_context, "velo EXPLAIN", ALLOCSET_SMALL_SIZES);
+	ErrorData *volatile error = NULL;
+	volatile int npartitions = 0;
+
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(context);
+	PG_TRY();
+	{
+		StreamInfo *stream = stream_get_connectable(RelationGetRelid(node->ss.ss_currentRelation),
+													compat_scan_user(node));
+
+		npartitions = source_partition_count(stream, EXPLAIN_TIMEOUT_MS);
+		ReleaseCurrentSubTransaction();
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(caller_context);
+		error = CopyErrorData();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(caller_context);
+	CurrentResourceOwner = caller_owner;
+	MemoryContextDelete(context);
+
+	if (error == NULL)
+		ExplainPropertyInteger("Partitions", NULL, npartitions, es);
+	else if (error->sqlerrcode == ERRCODE_QUERY_CANCELED ||
+			 error->sqlerrcode == ERRCODE_ADMIN_SHUTDOWN)
+		ReThrowError(error);
+	else
+		ExplainPropertyText("Partitions", psprintf("unknown: %s", error->message), es);
+}
+
+static void
+explain_event_time(const StreamInfo *stream, ExplainState *es)
+{
+	const char *column = NameStr(TupleDescAttr(stream->tupdesc, stream->event_time - 1)->attname);
+	Interval interval = {.time = stream->watermark};
+	char *delay = DatumGetCString(DirectFunctionCall1(interval_out, IntervalPGetDatum(&interval)));
+
+	ExplainPropertyText("Event Time", column, es);
+	if (es->format == EXPLAIN_FORMAT_TEXT)
+		delay = stream->watermark > 0 ? psprintf("%s behind the greatest %s", delay, column)
+									  : psprintf("the greatest %s", column);
+	ExplainPropertyText("Watermark", delay, es);
+}
+
 static void
 explain_scan(ForeignScanState *node, ExplainState *es)
 {
@@ -577,23 +636,17 @@ explain_scan(ForeignScanState *node, ExplainState *es)
 
 	ExplainPropertyText("Stream", stream->name, es);
 	ExplainPropertyText("Topic", stream->topic, es);
+	if (ad_hoc == NULL)
+		explain_partitions(node, es);
+	else if (ad_hoc->topic != NULL)
+		ExplainPropertyInteger("Partitions", NULL, ad_hoc->npartitions, es);
 	ExplainPropertyText("Format", stream->format == FORMAT_JSON ? "json" : "raw", es);
 	if (stream->event_time != 0)
-	{
-		Interval delay = {.time = stream->watermark};
-
-		ExplainPropertyText(
-			"Event Time", NameStr(TupleDescAttr(stream->tupdesc, stream->event_time - 1)->attname),
-			es);
-		ExplainPropertyText(
-			"Watermark",
-			DatumGetCString(DirectFunctionCall1(interval_out, IntervalPGetDatum(&delay))), es);
-	}
+		explain_event_time(stream, es);
 	if (bounds != NIL)
 		ExplainPropertyList("Narrowed By", bound_names(bounds), es);
 	if (es->analyze && ad_hoc != NULL)
 	{
-		ExplainPropertyInteger("Partitions", NULL, ad_hoc->npartitions, es);
 		ExplainPropertyInteger("Partitions Read", NULL, ad_hoc->nassigned, es);
 		ExplainPropertyInteger("Records Read", NULL, ad_hoc->read, es);
 		ExplainPropertyInteger("Bytes Read", NULL, ad_hoc->bytes, es);

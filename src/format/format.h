@@ -66,10 +66,8 @@ typedef struct RecordBatch
 	bool **nulls;    /* [natts][capacity]; NULL likewise */
 	/* [capacity]; the record's partition's watermark just before it, set by the pipeline; NULL in an ad-hoc scan */
 	TimestampTz *watermark;
-	List *errors; /* of RecordError, in record order */
-
-	/* for metadata columns */
-	const char *topic;
+	List *errors;            /* of RecordError, in record order */
+	const char *topic;       /* for metadata columns */
 	const int32 *partitions; /* Record.partition -> the broker's partition number */
 	/* the record's headers as jsonb array of {"key":..., "value":...}, NULL when it has none */
 	Jsonb *(*headers)(const Record *record);

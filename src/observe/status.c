@@ -112,12 +112,14 @@ set_time(TimestampTz time, Datum *value, bool *isnull)
 	*value = TimestampTzGetDatum(time);
 }
 
-static const PipelineSlot *
-find_slot(const PipelineSlot *slots, int nslots, Oid query, int pipeline)
+/* The slot of a query's pipeline; not that of one which is about to end, for the query has changed since it began. */
+static PipelineSlot *
+find_slot(PipelineSlot *slots, int nslots, const QueryInfo *query, int pipeline)
 {
 	for (int i = 0; i < nslots; i++)
 	{
-		if (slots[i].query == query && slots[i].pipeline == pipeline)
+		if (slots[i].query == query->id && slots[i].pipeline == pipeline &&
+			slots[i].generation == query->generation)
 			return &slots[i];
 	}
 	return NULL;
@@ -171,6 +173,13 @@ lag_of(List *partitions, int pipeline)
 	return lag;
 }
 
+/* What its partitions have committed, and what went on without them: by hand, or with the wall clock. */
+static TimestampTz
+watermark_of_query(const QueryInfo *query, List *partitions)
+{
+	return Max(partitions_watermark(partitions), Max(query->advanced, query_closed(query->id)));
+}
+
 /* The error that is shown: the latest. */
 static const QueryError *
 latest_error(List *errors)
@@ -193,9 +202,44 @@ shown_retry(const QueryInfo *query, const QueryError *error)
 	return error->retry_at;
 }
 
-/*
- * velo.query_status(): id, name, state, running, lag, watermark, error, error_sqlstate, error_hint, error_at, retry_at
- */
+/* columns of velo.query_status() */
+enum
+{
+	QUERY_STATUS_ID,
+	QUERY_STATUS_NAME,
+	QUERY_STATUS_STATE,
+	QUERY_STATUS_RUNNING,
+	QUERY_STATUS_LAG,
+	QUERY_STATUS_WATERMARK,
+	QUERY_STATUS_ERROR,
+	QUERY_STATUS_SQLSTATE,
+	QUERY_STATUS_HINT,
+	QUERY_STATUS_ERROR_AT,
+	QUERY_STATUS_RETRY_AT,
+	QUERY_STATUS_NATTS
+};
+
+/* The present trouble, or why the query is paused; the columns are NULL until then. */
+static void
+show_trouble(const QueryInfo *query, const QueryError *error, Datum *values, bool *nulls)
+{
+	if (query->state == QUERY_PAUSED && query->paused_because != NULL)
+	{
+		set_text(query->paused_because, &values[QUERY_STATUS_ERROR], &nulls[QUERY_STATUS_ERROR]);
+		set_text("Use velo.resume_query().", &values[QUERY_STATUS_HINT], &nulls[QUERY_STATUS_HINT]);
+	}
+	else if (error != NULL)
+	{
+		set_text(error->message, &values[QUERY_STATUS_ERROR], &nulls[QUERY_STATUS_ERROR]);
+		set_text(unpack_sql_state(error->sqlerrcode), &values[QUERY_STATUS_SQLSTATE],
+				 &nulls[QUERY_STATUS_SQLSTATE]);
+		set_text(error->hint, &values[QUERY_STATUS_HINT], &nulls[QUERY_STATUS_HINT]);
+		set_time(error->at, &values[QUERY_STATUS_ERROR_AT], &nulls[QUERY_STATUS_ERROR_AT]);
+		set_time(shown_retry(query, error), &values[QUERY_STATUS_RETRY_AT],
+				 &nulls[QUERY_STATUS_RETRY_AT]);
+	}
+}
+
 Datum
 velo_query_status(PG_FUNCTION_ARGS)
 {
@@ -208,11 +252,10 @@ velo_query_status(PG_FUNCTION_ARGS)
 	foreach (lc, query_list())
 	{
 		QueryInfo *query = query_get(lfirst_oid(lc));
-		Datum values[11];
-		bool nulls[11] = {0};
+		Datum values[QUERY_STATUS_NATTS];
+		bool nulls[QUERY_STATUS_NATTS] = {0};
 		List *partitions;
 		List *errors;
-		const QueryError *error;
 		int running = 0;
 		int needed = 0;
 		bool waiting = false;
@@ -224,33 +267,23 @@ velo_query_status(PG_FUNCTION_ARGS)
 		errors = query->state == QUERY_FINISHED ? NIL : query_errors(query->id);
 		for (int i = 0; i < query->npipelines; i++)
 		{
-			const PipelineSlot *slot = find_slot(slots, nslots, query->id, i);
+			const PipelineSlot *slot = find_slot(slots, nslots, query, i);
 
 			needed += has_partitions(partitions, i);
 			running += slot != NULL && slot->state == PIPELINE_RUNNING;
 			waiting |= slot != NULL && slot->state == PIPELINE_WAITING;
 		}
-		error = latest_error(errors);
-		values[0] = ObjectIdGetDatum(query->id);
-		values[1] = CStringGetTextDatum(query->name);
-		values[2] = CStringGetTextDatum(state_of_query(query, errors, running, needed, waiting));
-		values[3] = Int32GetDatum(running);
-		values[4] = Int64GetDatum(lag_of(partitions, -1));
-		set_time(Max(partitions_watermark(partitions), query->advanced), &values[5], &nulls[5]);
-		nulls[6] = nulls[7] = nulls[8] = nulls[9] = nulls[10] = true;
-		if (query->state == QUERY_PAUSED && query->paused_because != NULL)
-		{
-			set_text(query->paused_because, &values[6], &nulls[6]);
-			set_text("Use velo.resume_query().", &values[8], &nulls[8]);
-		}
-		else if (error != NULL)
-		{
-			set_text(error->message, &values[6], &nulls[6]);
-			set_text(unpack_sql_state(error->sqlerrcode), &values[7], &nulls[7]);
-			set_text(error->hint, &values[8], &nulls[8]);
-			set_time(error->at, &values[9], &nulls[9]);
-			set_time(shown_retry(query, error), &values[10], &nulls[10]);
-		}
+		values[QUERY_STATUS_ID] = ObjectIdGetDatum(query->id);
+		values[QUERY_STATUS_NAME] = CStringGetTextDatum(query->name);
+		values[QUERY_STATUS_STATE] =
+			CStringGetTextDatum(state_of_query(query, errors, running, needed, waiting));
+		values[QUERY_STATUS_RUNNING] = Int32GetDatum(running);
+		values[QUERY_STATUS_LAG] = Int64GetDatum(lag_of(partitions, -1));
+		set_time(watermark_of_query(query, partitions), &values[QUERY_STATUS_WATERMARK],
+				 &nulls[QUERY_STATUS_WATERMARK]);
+		for (int column = QUERY_STATUS_ERROR; column < QUERY_STATUS_NATTS; column++)
+			nulls[column] = true;
+		show_trouble(query, latest_error(errors), values, nulls);
 		tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
 	}
 	return (Datum) 0;
@@ -386,7 +419,7 @@ velo_pipeline_status(PG_FUNCTION_ARGS)
 		errors = query_errors(query->id);
 		for (int i = 0; i < query->npipelines; i++)
 		{
-			PipelineSlot *slot = unconstify(PipelineSlot *, find_slot(slots, nslots, query->id, i));
+			PipelineSlot *slot = find_slot(slots, nslots, query, i);
 			Datum values[STATUS_NATTS] = {0};
 			bool nulls[STATUS_NATTS];
 

@@ -7,9 +7,11 @@
  */
 #include "pipeline/shared.h"
 
+#include "access/genam.h"
 #include "access/table.h"
 #include "access/xact.h"
 #include "catalog/namespace.h"
+#include "catalog/pg_am_d.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_index.h"
 #include "catalog/pg_namespace.h"
@@ -102,10 +104,10 @@ check_sink(const char *sink)
 static char *
 schema_for_name(RangeVar *name)
 {
-	Oid namespace;
+	Oid schema;
 
 	if (name->schemaname != NULL)
-	namespace = LookupExplicitNamespace(name->schemaname, false);
+		schema = LookupExplicitNamespace(name->schemaname, false);
 	else
 	{
 		List *path = fetch_search_path(false);
@@ -113,13 +115,13 @@ schema_for_name(RangeVar *name)
 		if (path == NIL)
 			ereport(ERROR, (errcode(ERRCODE_UNDEFINED_SCHEMA),
 							errmsg("no schema has been selected to create in")));
-		namespace = linitial_oid(path);
+		schema = linitial_oid(path);
 	}
-	if (isAnyTempNamespace(namespace))
+	if (isAnyTempNamespace(schema))
 		ereport(ERROR, (errcode(ERRCODE_INVALID_SCHEMA_NAME),
 						errmsg("cannot create a query in a temporary schema"),
 						errdetail("A query is run by processes that don't see temporary tables.")));
-	return get_namespace_name(namespace);
+	return get_namespace_name(schema);
 }
 
 static List *
@@ -260,26 +262,85 @@ check_target_column(Relation target, TargetEntry *entry)
 	return InvalidAttrNumber; /* not reached */
 }
 
-/* Is the index unique on exactly these columns, so that ON CONFLICT can use it, NULLs included? */
+/* Are values equal by both collations, or by neither? */
+static bool
+collations_agree(Oid left, Oid right)
+{
+	return left == right ||
+		   (OidIsValid(left) && OidIsValid(right) && get_collation_isdeterministic(left) &&
+			get_collation_isdeterministic(right));
+}
+
+static int
+integer_rank(Oid type)
+{
+	static const Oid types[] = {INT2OID, INT4OID, INT8OID, NUMERICOID};
+
+	for (int i = 0; i < (int) lengthof(types); i++)
+		if (types[i] == type)
+			return i;
+	return -1;
+}
+
+/*
+ * Two groups must not become the same row by being written: what is assigned to a key column must keep all of its value.
+ * (varchar(n) refuses what is too long.)
+ */
+static void
+check_key_column(Relation target, AttrNumber column, TargetEntry *entry)
+{
+	Form_pg_attribute att = TupleDescAttr(RelationGetDescr(target), column - 1);
+	int32 source_typmod = exprTypmod((Node *) entry->expr);
+	int32 typmod = att->atttypmod;
+	Oid source = getBaseTypeAndTypmod(exprType((Node *) entry->expr), &source_typmod);
+	Oid type = getBaseTypeAndTypmod(att->atttypid, &typmod);
+	bool kept;
+
+	if (type == VARCHAROID || type == TEXTOID)
+		kept = source == VARCHAROID || source == TEXTOID;
+	else
+		kept =
+			(type == source && (typmod < 0 || typmod == source_typmod)) ||
+			(integer_rank(source) >= 0 && integer_rank(source) < integer_rank(type) && typmod < 0);
+	if (kept && collations_agree(att->attcollation, exprCollation((Node *) entry->expr)))
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_DATATYPE_MISMATCH),
+			 errmsg("groups of the query could become one in column \"%s\" of target \"%s\"",
+					entry->resname, RelationGetRelationName(target)),
+			 errdetail("The column and what the query groups by differ in type or collation."),
+			 errhint("Group by an expression of the column's type and collation.")));
+}
+
+/*
+ * Is the index unique on exactly these columns, and equal by it what is equal as a group, so that ON CONFLICT can use it,
+ * NULLs included?
+ */
 static bool
 index_suits_key(Relation target, Oid indexid, Bitmapset *key)
 {
-	HeapTuple tuple = SearchSysCache1(INDEXRELID, ObjectIdGetDatum(indexid));
-	Form_pg_index index = (Form_pg_index) GETSTRUCT(tuple);
+	Relation relation = index_open(indexid, AccessShareLock);
+	Form_pg_index index = relation->rd_index;
 	Bitmapset *columns = NULL;
 	bool suits = index->indisunique && index->indimmediate && index->indisvalid &&
-				 heap_attisnull(tuple, Anum_pg_index_indpred, NULL);
+				 RelationGetIndexPredicate(relation) == NIL;
 
 	for (int i = 0; suits && i < index->indnkeyatts; i++)
 	{
 		AttrNumber column = index->indkey.values[i];
+		Form_pg_attribute att;
 
-		if (column <= 0 || (!index->indnullsnotdistinct &&
-							!TupleDescAttr(RelationGetDescr(target), column - 1)->attnotnull))
-			suits = false;
+		suits = column > 0;
+		if (!suits)
+			break;
+		att = TupleDescAttr(RelationGetDescr(target), column - 1);
+		suits = (index->indnullsnotdistinct || att->attnotnull) &&
+				collations_agree(relation->rd_indcollation[i], att->attcollation) &&
+				relation->rd_opfamily[i] ==
+					get_opclass_family(GetDefaultOpClass(att->atttypid, BTREE_AM_OID));
 		columns = bms_add_member(columns, column);
 	}
-	ReleaseSysCache(tuple);
+	index_close(relation, AccessShareLock);
 	return suits && bms_equal(columns, key);
 }
 
@@ -306,14 +367,17 @@ check_target(const char *name, ContinuousQuery *continuous)
 	foreach (lc, continuous->query->targetList)
 	{
 		TargetEntry *entry = lfirst_node(TargetEntry, lc);
+		AttrNumber attnum;
 
 		column++;
 		if (entry->resjunk)
 			continue;
+		attnum = check_target_column(target, entry);
 		if (list_member_int(continuous->key_columns, column))
-			key = bms_add_member(key, check_target_column(target, entry));
-		else
-			(void) check_target_column(target, entry);
+		{
+			check_key_column(target, attnum, entry);
+			key = bms_add_member(key, attnum);
+		}
 	}
 	foreach (lc, RelationGetIndexList(target))
 		unique = unique || index_suits_key(target, lfirst_oid(lc), key);
@@ -378,9 +442,9 @@ check_target_is_empty(Oid target)
 	GetUserIdAndSecContext(&user, &context);
 	SetUserIdAndSecContext(query_owner(target), context | SECURITY_LOCAL_USERID_CHANGE);
 	SPI_connect();
-	execute(psprintf(
-		"SELECT FROM %s LIMIT 1",
-		quote_qualified_identifier(get_namespace_name(get_rel_namespace(target)), name)));
+	execute(
+		psprintf("SELECT FROM %s LIMIT 1",
+				 quote_qualified_identifier(get_namespace_name(get_rel_namespace(target)), name)));
 	empty = (SPI_processed == 0);
 	SPI_finish();
 	SetUserIdAndSecContext(user, context);
@@ -517,10 +581,6 @@ velo_create_query(PG_FUNCTION_ARGS)
 
 	query->text = unconstify(char *, needed_argument(fcinfo, ARG_QUERY, "query"));
 	check_sink(text_argument(fcinfo, ARG_SINK, "table"));
-	if (emit != NULL && strcmp(emit, "changes") != 0 && strcmp(emit, "final") != 0)
-		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-						errmsg("invalid value for \"emit\": \"%s\"", emit),
-						errhint("Valid values are: changes, final.")));
 	if (stop != NULL && strcmp(stop, "end") != 0)
 		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 						errmsg("invalid value for \"stop\": \"%s\"", stop),
@@ -564,6 +624,8 @@ velo_create_query(PG_FUNCTION_ARGS)
 		if (continuous->grouped && continuous->key_columns == NIL)
 			check_target_is_empty(query->target);
 	}
+	/* what is wrong with a constant is found by planning: say so now rather than by a pipeline that can't begin */
+	(void) continuous_plan(continuous);
 	query->id = make_view(query, continuous);
 	query_insert(query);
 	query->name = query_display_name(query->schema, query->plain_name);

@@ -14,11 +14,17 @@
 /* how often a pipeline looks whether the others share their groups, so that windows can close */
 #define SIBLINGS_CHECK_MS 1000
 
-bool
+void
+restart_idle_clocks(Pipeline *pipeline, TimestampTz now)
+{
+	for (int s = 0; s < pipeline->nstreams; s++)
+		for (int i = 0; i < pipeline->streams[s].npartitions; i++)
+			pipeline->streams[s].partitions[i].last_record_at = now;
+}
+
+void
 update_idleness(Pipeline *pipeline, TimestampTz now)
 {
-	bool changed = false;
-
 	for (int s = 0; s < pipeline->nstreams; s++)
 	{
 		PipelineStream *stream = &pipeline->streams[s];
@@ -29,16 +35,13 @@ update_idleness(Pipeline *pipeline, TimestampTz now)
 		for (int i = 0; i < stream->npartitions; i++)
 		{
 			PipelinePartition *partition = &stream->partitions[i];
-			bool idle = partition->idle;
 
 			if (!answers || !source_caught_up(&read[i]))
 				partition->last_record_at = now;
 			partition->idle = stream->idle_timeout > 0 && source_caught_up(&read[i]) &&
 							  now - partition->last_record_at >= stream->idle_timeout * US_PER_MS;
-			changed |= partition->idle != idle;
 		}
 	}
-	return changed;
 }
 
 /* The watermarks of all partitions of a query, on their way into its own. */
@@ -54,6 +57,13 @@ fold(Fold *fold, TimestampTz watermark, bool idle)
 	fold->greatest = Max(fold->greatest, watermark);
 	if (!idle)
 		fold->least = Min(fold->least, watermark);
+}
+
+/* A time and a while, or the last timestamp that there is. */
+static TimestampTz
+later(TimestampTz time, int64 elapsed)
+{
+	return Min(time, END_TIMESTAMP - 1 - elapsed) + elapsed;
 }
 
 TimestampTz
@@ -96,7 +106,7 @@ query_watermark(Pipeline *pipeline, TimestampTz now)
 	if (pipeline->idle_stand == DT_NOBEGIN)
 		return pipeline->advanced;
 	return Max(Max(pipeline->closed, pipeline->advanced),
-			   pipeline->idle_stand + (now - pipeline->all_idle_since));
+			   later(pipeline->idle_stand, now - pipeline->all_idle_since));
 }
 
 TimestampTz

@@ -12,7 +12,8 @@
 #include "utils/timestamp.h"
 
 /*
- * Bucket b holds values up to 2^(b/2): two buckets an octave, so a percentile is right within a factor of 1.41.
+ * Bucket b holds values from 2^((b-1)/2) to 2^(b/2), the first also what is less.  A percentile is the middle of its
+ * bucket, so it is right within a factor of 1.19.
  */
 void
 histogram_add(Histogram *histogram, uint64 value)
@@ -41,7 +42,7 @@ histogram_percentile(Histogram *histogram, double fraction)
 	{
 		seen += pg_atomic_read_u32(&histogram->buckets[i]);
 		if (total > 0 && seen >= fraction * total)
-			return pow(2.0, i / 2.0);
+			return rint(pow(2.0, Max(i - 0.5, 0.0) / 2.0));
 	}
 	return 0.0;
 }
@@ -95,58 +96,33 @@ void
 publish_figures(Pipeline *pipeline)
 {
 	PipelineSlot *slot = pipeline_my_slot();
-	const PipelineCounters *counters = &pipeline->committed_counters;
-	TimestampTz now = GetCurrentTimestamp();
-	TimestampTz watermark = DT_NOEND;
-	int64 lag = 0;
 	SourceStats total = {0};
+	GroupTableStats state = {0};
 
 	if (slot == NULL)
 		return;
 	for (int s = 0; s < pipeline->nstreams; s++)
 	{
-		PipelineStream *stream = &pipeline->streams[s];
 		SourceStats stats;
 
-		for (int i = 0; i < stream->npartitions; i++)
-		{
-			PartitionInfo *partition = &stream->partitions[i].committed;
-
-			lag += Max(0, partition->end_offset - partition->next_offset);
-			if (!partition->idle)
-				watermark = Min(watermark, partition->watermark);
-		}
-		source_stats(stream->source, &stats);
+		source_stats(pipeline->streams[s].source, &stats);
 		total.queue_depth += stats.queue_depth;
 		total.queue_capacity += stats.queue_capacity;
 		total.queue_high_water += stats.queue_high_water;
 		total.backpressure_events += stats.backpressure_events;
 		total.queue_bytes += stats.queue_bytes;
 	}
-	pg_atomic_write_u64(&slot->records_in, counters->records_in);
-	pg_atomic_write_u64(&slot->rows_out, counters->rows_out);
-	pg_atomic_write_u64(&slot->late, counters->late);
-	pg_atomic_write_u64(&slot->tombstones, counters->tombstones);
-	pg_atomic_write_u64(&slot->dead_letters, counters->dead_letters);
-	pg_atomic_write_u64(&slot->skipped, counters->skipped);
-	pg_atomic_write_u64(&slot->batches, counters->batches);
-	pg_atomic_write_u64(&slot->lag, lag);
-	pg_atomic_write_u64(&slot->watermark, watermark == DT_NOEND ? counters->closed : watermark);
-	pg_atomic_write_u64(&slot->last_commit_at, now);
+	pg_atomic_write_u64(&slot->last_commit_at, GetCurrentTimestamp());
 	publish_rate(pipeline);
 	pg_atomic_write_u64(&slot->queue_depth, total.queue_depth);
 	pg_atomic_write_u64(&slot->queue_capacity, total.queue_capacity);
 	pg_atomic_write_u64(&slot->queue_high_water, total.queue_high_water);
 	pg_atomic_write_u64(&slot->backpressure_events, total.backpressure_events);
 	if (pipeline->groups != NULL)
-	{
-		GroupTableStats stats;
-
-		group_table_stats(pipeline->groups, &stats);
-		pg_atomic_write_u64(&slot->groups, stats.groups);
-		pg_atomic_write_u64(&slot->open_windows, stats.open_windows);
-		pg_atomic_write_u64(&slot->state_bytes, stats.state_bytes);
-		pg_atomic_write_u64(&slot->memory_bytes, stats.memory_bytes + total.queue_bytes);
-	}
+		group_table_stats(pipeline->groups, &state);
+	pg_atomic_write_u64(&slot->groups, state.groups);
+	pg_atomic_write_u64(&slot->open_windows, state.open_windows);
+	pg_atomic_write_u64(&slot->state_bytes, state.state_bytes);
+	pg_atomic_write_u64(&slot->memory_bytes, state.memory_bytes + total.queue_bytes);
 	pipeline_set_state(pipeline->trouble != SOURCE_FINE ? PIPELINE_WAITING : PIPELINE_RUNNING);
 }

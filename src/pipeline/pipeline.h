@@ -62,24 +62,14 @@ typedef struct PipelineSlot
 	pid_t pid;
 	Latch *latch; /* of the worker, NULL until it has attached */
 	PipelineState state;
-	bool stop; /* told to end */
-	bool
-		changed; /* something about the queries of the database did: call query_enter() soon; the worker resets it */
-	bool done; /* the worker ends on purpose, whatever there is to say about it has been said */
+	bool stop;    /* told to end */
+	bool changed; /* some query of the database did: query_enter() soon; the worker resets it */
+	bool done;    /* the worker ends on purpose; what there is to say about it has been said */
 	TimestampTz started_at;
 	int restarts;
 
-	/* figures */
-	pg_atomic_uint64 records_in;
-	pg_atomic_uint64 rows_out;
-	pg_atomic_uint64 late;
-	pg_atomic_uint64 tombstones;
-	pg_atomic_uint64 dead_letters;
-	pg_atomic_uint64 skipped;
-	pg_atomic_uint64 batches;
-	pg_atomic_uint64 lag;
-	pg_atomic_uint64 watermark; /* TimestampTz; DT_NOBEGIN: none */
-	pg_atomic_uint64 last_commit_at;
+	/* figures that are of this run alone; what is committed, counters and offsets, is in the catalog */
+	pg_atomic_uint64 last_commit_at;     /* TimestampTz; DT_NOBEGIN: none */
 	pg_atomic_uint64 records_per_second; /* times 1000 */
 	pg_atomic_uint64 queue_depth;
 	pg_atomic_uint64 queue_capacity;

@@ -126,8 +126,9 @@ advance_stream_watermarks(PipelineStream *stream)
 		batch->watermark[i] = partition->watermark;
 		if (batch->status[i] != RECORD_OK)
 			continue;
+		/* a watermark is a timestamp, too: before the first one there is none, which closes no window either */
 		time = DatumGetTimestampTz(times[i]);
-		if (time > PG_INT64_MIN + delay && time - delay > partition->watermark)
+		if (time >= MIN_TIMESTAMP + delay && time - delay > partition->watermark)
 			partition->watermark = time - delay;
 	}
 }
@@ -476,7 +477,7 @@ evaluate_all(Pipeline *pipeline)
 		set->to[s] = pipeline->streams[s].batch->nrecords;
 	}
 	evaluate(pipeline, set);
-	fail_long_keys(pipeline);
+	fail_bad_groups(pipeline);
 }
 
 /*
@@ -487,6 +488,7 @@ void
 process_round(Pipeline *pipeline)
 {
 	InputRows *rows = pipeline->rows;
+	GroupTable *groups = groups_to_apply(pipeline);
 	bool fail = pipeline->query->on_error == ON_ERROR_FAIL;
 	TimestampTz start = GetCurrentTimestamp();
 	TimestampTz decoded;
@@ -521,11 +523,12 @@ process_round(Pipeline *pipeline)
 		return;
 	}
 
-	enter_shared_groups(pipeline);
+	if (groups == pipeline->groups)
+		enter_shared_groups(pipeline);
 	pipeline->stage = STAGE_APPLY;
-	if (pipeline->groups != NULL)
+	if (groups != NULL)
 	{
-		group_table_apply(pipeline->groups, rows, pipeline->closed);
+		group_table_apply(groups, rows, pipeline->closed);
 		if (pipeline->query->windowed)
 			settle_late(pipeline);
 		evaluated = GetCurrentTimestamp();

@@ -47,31 +47,15 @@ request_shmem(void)
 static void
 reset_figures(PipelineSlot *slot, bool init)
 {
-	pg_atomic_uint64 *figures[] = {&slot->records_in,
-								   &slot->rows_out,
-								   &slot->late,
-								   &slot->tombstones,
-								   &slot->dead_letters,
-								   &slot->skipped,
-								   &slot->batches,
-								   &slot->lag,
-								   &slot->watermark,
-								   &slot->last_commit_at,
-								   &slot->records_per_second,
-								   &slot->queue_depth,
-								   &slot->queue_capacity,
-								   &slot->queue_high_water,
-								   &slot->backpressure_events,
-								   &slot->groups,
-								   &slot->open_windows,
-								   &slot->state_bytes,
-								   &slot->memory_bytes};
+	pg_atomic_uint64 *figures[] = {&slot->last_commit_at,   &slot->records_per_second,
+								   &slot->queue_depth,      &slot->queue_capacity,
+								   &slot->queue_high_water, &slot->backpressure_events,
+								   &slot->groups,           &slot->open_windows,
+								   &slot->state_bytes,      &slot->memory_bytes};
 
 	for (int i = 0; i < (int) lengthof(figures); i++)
 	{
-		uint64 value = figures[i] == &slot->watermark || figures[i] == &slot->last_commit_at
-						   ? (uint64) DT_NOBEGIN
-						   : 0;
+		uint64 value = figures[i] == &slot->last_commit_at ? (uint64) DT_NOBEGIN : 0;
 
 		if (init)
 			pg_atomic_init_u64(figures[i], value);

@@ -150,6 +150,8 @@ trouble_changed(Pipeline *pipeline, SourceTrouble trouble, const StreamInfo *str
 	pipeline->trouble = trouble;
 	pipeline->unproven = true;
 	pipeline->due = true;
+	if (trouble == SOURCE_FINE)
+		restart_idle_clocks(pipeline, GetCurrentTimestamp());
 	return trouble == SOURCE_FINE || report_trouble(pipeline, trouble, stream, reason);
 }
 

@@ -35,6 +35,8 @@
 #define GATHER_MS 10
 /* the share of one batch's bytes of a pipeline's memory; see also SOURCE_QUEUE_SHARE */
 #define BATCH_SHARE 8
+/* a transaction of a merged query ends when its partial groups take that part of the pipeline's memory */
+#define PARTIAL_SHARE 8
 /* how often a source in trouble is looked at */
 #define TROUBLE_CHECK_MS 1000
 
@@ -171,7 +173,9 @@ load_groups(Pipeline *pipeline)
 
 	if (pipeline->groups != NULL)
 		group_table_destroy(pipeline->groups);
-	pipeline->groups = NULL;
+	if (pipeline->partial != NULL)
+		group_table_destroy(pipeline->partial);
+	pipeline->groups = pipeline->partial = NULL;
 	if (pipeline->groups_context != NULL && pipeline->groups_context != pipeline->plan_context)
 		MemoryContextDelete(pipeline->groups_context);
 	pipeline->groups_context = pipeline->plan_context;
@@ -181,6 +185,10 @@ load_groups(Pipeline *pipeline)
 	pipeline->groups =
 		group_table_create(pipeline->plan->grouped->grouping, pipeline->id, pipeline->number,
 						   pipeline->query->options.pipeline_memory, pipeline->query->merged);
+	if (pipeline->query->merged)
+		pipeline->partial =
+			group_table_create(pipeline->plan->grouped->grouping, pipeline->id, pipeline->number,
+							   pipeline->query->options.pipeline_memory, false);
 	MemoryContextSwitchTo(old);
 	group_table_load(pipeline->groups);
 }
@@ -250,6 +258,7 @@ open_source(Pipeline *pipeline, PipelineStream *stream)
 		read[i].partition = stream->partitions[i].committed.partition;
 		read[i].position = stream->partitions[i].next_offset;
 	}
+	stream->group_told = false;
 	stream->source =
 		source_open(stream->info, options->group_id, read, stream->npartitions,
 					options->pipeline_memory / SOURCE_QUEUE_SHARE / pipeline->plan->nstreams);
@@ -539,18 +548,32 @@ wait_for_events(Pipeline *pipeline, long timeout_ms)
 	WaitEvent event;
 	bool woken;
 
+	pgstat_report_activity(STATE_IDLE, NULL);
 	(void) WaitEventSetWait(pipeline->events, timeout_ms, &event, 1, PG_WAIT_EXTENSION);
+	pgstat_report_activity(STATE_RUNNING, NULL);
 	/* whatever the event was: the latch may have been set at the same moment */
 	woken = MyLatch->is_set;
 	if (woken)
 		ResetLatch(MyLatch);
 	CHECK_FOR_INTERRUPTS();
-	if (ConfigReloadPending)
-	{
-		ConfigReloadPending = false;
-		ProcessConfigFile(PGC_SIGHUP);
-	}
 	return woken;
+}
+
+/* Read the configuration anew if it was reloaded.  Returns true if a setting has changed that this run began with. */
+static bool
+settings_changed(void)
+{
+	int batch_size = velo_batch_size;
+	int commit_interval = velo_commit_interval;
+	int idle_timeout = velo_idle_timeout;
+	int pipeline_memory = velo_pipeline_memory;
+
+	if (!ConfigReloadPending)
+		return false;
+	ConfigReloadPending = false;
+	ProcessConfigFile(PGC_SIGHUP);
+	return velo_batch_size != batch_size || velo_commit_interval != commit_interval ||
+		   velo_idle_timeout != idle_timeout || velo_pipeline_memory != pipeline_memory;
 }
 
 static bool
@@ -737,7 +760,7 @@ settle_windows(Pipeline *pipeline)
 		TimestampTz now = GetCurrentTimestamp();
 		bool may_close;
 
-		(void) update_idleness(pipeline, now);
+		update_idleness(pipeline, now);
 		watermark = query_watermark(pipeline, now);
 		may_close = !pipeline->query->merged || all_groups_are_shared(pipeline);
 		/* what was folded in may be of a pipeline that lagged behind those that have closed by now */
@@ -810,10 +833,48 @@ become_merged(Pipeline *pipeline)
 	CommitTransactionCommand();
 }
 
+/* How a transaction ended. */
+typedef enum TransactionEnd
+{
+	TRANSACTION_COMMITTED,
+	TRANSACTION_OUTDATED, /* aborted: to be repeated, for windows were closed without what it read */
+	TRANSACTION_OVER      /* aborted: the query is no longer what this pipeline was started for */
+} TransactionEnd;
+
+/* A transaction of a merged query goes on until its partial groups are many, then they must be folded. */
+static bool
+partial_is_large(Pipeline *pipeline)
+{
+	GroupTableStats stats;
+
+	group_table_stats(pipeline->partial, &stats);
+	return stats.memory_bytes >
+		   (int64) pipeline->query->options.pipeline_memory * 1024 / PARTIAL_SHARE;
+}
+
 /*
- * One transaction.  Returns false, with nothing done, if the query is no longer what this pipeline was started for.
+ * Fold what this transaction has aggregated into the shared groups.  Returns false if a window of it was closed
+ * meanwhile by other pipelines, as can happen when a partition was idle or event time was advanced by hand: then
+ * records count as late that did not when they were applied.
  */
 static bool
+fold_partial_groups(Pipeline *pipeline)
+{
+	if (group_table_next_close(pipeline->partial) <= pipeline->closed)
+		return false;
+	pipeline->stage = STAGE_FOLD;
+	group_table_fold_partial(pipeline->groups, pipeline->partial);
+	return true;
+}
+
+static bool
+is_global_aggregate(const Pipeline *pipeline)
+{
+	return pipeline->groups != NULL && pipeline->plan->grouped->grouping->nkeys == 0 &&
+		   pipeline->plan->grouped->grouping->window.kind == WINDOW_NONE;
+}
+
+static TransactionEnd
 transaction(Pipeline *pipeline)
 {
 	QueryInfo *query = pipeline->query;
@@ -831,7 +892,7 @@ transaction(Pipeline *pipeline)
 	if (!query_enter(pipeline->id, query->generation, &pipeline->advanced))
 	{
 		AbortOutOfAnyTransaction();
-		return false;
+		return TRANSACTION_OVER;
 	}
 	pipeline->in_shared_groups = false;
 
@@ -843,10 +904,13 @@ transaction(Pipeline *pipeline)
 		{
 			AbortOutOfAnyTransaction();
 			become_merged(pipeline);
-			return false;
+			return TRANSACTION_OVER;
 		}
 		release_batches(pipeline);
-		if (pipeline->failed != NULL || query->merged || GetCurrentTimestamp() >= until)
+		if (pipeline->failed != NULL || GetCurrentTimestamp() >= until)
+			break;
+		/* the others wait, or the memory is full */
+		if (query->merged && (pipeline->in_shared_groups || partial_is_large(pipeline)))
 			break;
 		CHECK_FOR_INTERRUPTS();
 		records = poll_streams(pipeline);
@@ -863,8 +927,13 @@ transaction(Pipeline *pipeline)
 	if (pipeline->failed == NULL)
 		(void) skip_control_records(pipeline);
 	enter_shared_groups(pipeline);
-	if (pipeline->groups != NULL && pipeline->plan->grouped->grouping->nkeys == 0 &&
-		pipeline->plan->grouped->grouping->window.kind == WINDOW_NONE)
+	if (pipeline->partial != NULL && !fold_partial_groups(pipeline))
+	{
+		AbortOutOfAnyTransaction();
+		return TRANSACTION_OUTDATED;
+	}
+	pipeline->stage = STAGE_WRITE;
+	if (is_global_aggregate(pipeline))
 		(void) group_table_global(pipeline->groups);
 	settle_windows(pipeline);
 	if (pipeline->failed == NULL)
@@ -888,12 +957,16 @@ transaction(Pipeline *pipeline)
 	if (proven && pipeline->unproven)
 		query_set_error(pipeline->id, NULL, DT_NOEND);
 	PopActiveSnapshot();
+	/* who waits for the commit finds the query running */
+	if (proven)
+		pipeline_set_state(PIPELINE_RUNNING);
 	CommitTransactionCommand();
 	pipeline->unproven &= !proven;
 	record_stage(METRIC_COMMIT, GetCurrentTimestamp() - stage_start);
 	MemoryContextSwitchTo(pipeline->context);
 	pipeline->stage = STAGE_NONE;
-	return true;
+	pipeline->unfolded_records = Max(0, pipeline->unfolded_records - processed);
+	return TRANSACTION_COMMITTED;
 }
 
 /* After a commit: what was pending is committed. */
@@ -907,14 +980,15 @@ committed(Pipeline *pipeline)
 		PipelineStream *stream = &pipeline->streams[s];
 		SourcePartition *read = source_partitions(stream->source, NULL);
 		int64 *offsets = palloc_array(int64, stream->npartitions + 1);
+		/* a source tells the group even what it finds: what was told before a crash may not have arrived */
+		bool moved = !stream->group_told;
 
 		for (int i = 0; i < stream->npartitions; i++)
 		{
 			PipelinePartition *partition = &stream->partitions[i];
 
-			offsets[i] = partition->next_offset > partition->committed.next_offset
-							 ? partition->next_offset
-							 : -1;
+			offsets[i] = partition->next_offset;
+			moved |= partition->next_offset > partition->committed.next_offset;
 			watermark_moved |= partition->committed.watermark != partition->watermark ||
 							   partition->committed.idle != partition->idle;
 			partition->committed.next_offset = partition->next_offset;
@@ -923,8 +997,9 @@ committed(Pipeline *pipeline)
 			if (read[i].end >= 0)
 				partition->committed.end_offset = read[i].end;
 		}
-		if (pipeline->query->options.group_id != NULL)
+		if (moved && pipeline->query->options.group_id != NULL)
 			source_commit_group(stream->source, offsets);
+		stream->group_told = true;
 		pfree(offsets);
 	}
 	pipeline->committed_counters = pipeline->counters;
@@ -1017,24 +1092,26 @@ forget_poisons(Pipeline *pipeline)
 }
 
 /*
- * Run one transaction.  If applying failed because of a record, prepare to replay it without that; whatever else is
- * thrown ends the worker, and the scheduler starts another after a while.  Returns false if this run is over.
+ * Run one transaction.  If applying failed because of a record, prepare to replay it without that; if folding did, to
+ * find out which it is; whatever else is thrown ends the worker, and the scheduler starts another after a while.  Returns false if this run is over.
  */
 static bool
 run_transaction(Pipeline *pipeline)
 {
 	ErrorData *volatile error = NULL;
-	volatile bool entered = false;
+	volatile TransactionEnd end = TRANSACTION_OVER;
 
 	PG_TRY();
 	{
-		entered = transaction(pipeline);
+		end = transaction(pipeline);
 	}
 	PG_CATCH();
 	{
-		if (!pipeline->group_failed &&
-			!(pipeline->stage == STAGE_APPLY && pipeline->rows->applied >= 0 &&
-			  error_is_of_record(geterrcode())))
+		bool of_record = ((pipeline->stage == STAGE_APPLY && pipeline->rows->applied >= 0) ||
+						  pipeline->stage == STAGE_FOLD) &&
+						 error_is_of_record(geterrcode());
+
+		if (!pipeline->group_failed && !of_record)
 			PG_RE_THROW();
 		MemoryContextSwitchTo(pipeline->context);
 		error = CopyErrorData();
@@ -1044,12 +1121,18 @@ run_transaction(Pipeline *pipeline)
 
 	if (error == NULL)
 	{
-		if (entered)
+		if (end == TRANSACTION_COMMITTED)
 		{
 			committed(pipeline);
 			forget_poisons(pipeline);
 		}
-		return entered;
+		else if (end == TRANSACTION_OUTDATED)
+		{
+			/* what the others have committed by now */
+			pipeline->committed_counters.closed = pipeline->closed;
+			restore_committed(pipeline);
+		}
+		return end != TRANSACTION_OVER;
 	}
 	AbortOutOfAnyTransaction();
 	MemoryContextSwitchTo(pipeline->context);
@@ -1058,7 +1141,15 @@ run_transaction(Pipeline *pipeline)
 		fail_query(pipeline, error);
 		return false;
 	}
-	remember_poison(pipeline, error);
+	if (pipeline->stage == STAGE_FOLD)
+	{
+		/* which record it was shows when they are applied one by one */
+		pipeline->unfolded_records =
+			pipeline->counters.records_in - pipeline->committed_counters.records_in;
+		FreeErrorData(error);
+	}
+	else
+		remember_poison(pipeline, error);
 	restore_committed(pipeline);
 	return true;
 }
@@ -1108,7 +1199,7 @@ pipeline_run(Oid query, int number, int generation)
 	{
 		(void) gather(pipeline);
 		AcceptInvalidationMessages();
-		if (streams_are_stale || !watch_sources(pipeline))
+		if (streams_are_stale || settings_changed() || !watch_sources(pipeline))
 			break;
 		if (total_records(pipeline) > 0 || transaction_is_due(pipeline))
 		{

@@ -19,7 +19,8 @@ typedef struct PipelinePartition
 	TimestampTz watermark;       /* of the running transaction */
 	TimestampTz round_watermark; /* as it was before the current batch */
 	bool idle;                   /* of the running transaction */
-	TimestampTz last_record_at;  /* wall clock; the pipeline's start if there was none */
+	TimestampTz
+		last_record_at; /* wall clock; if later, the start of the pipeline or the end of an outage */
 } PipelinePartition;
 
 typedef struct PipelineStream
@@ -31,6 +32,7 @@ typedef struct PipelineStream
 	int npartitions;
 	PipelinePartition *partitions; /* in the order of the source's */
 	int64 idle_timeout;            /* ms; 0: never */
+	bool group_told;               /* of the offsets, by this source */
 	TimestampTz refresh_at;        /* when to look for new partitions */
 } PipelineStream;
 
@@ -54,12 +56,13 @@ typedef struct Poison
 	ErrorData *error;
 } Poison;
 
-/* Where in a transaction an error was thrown: only a failing apply is replayed without its record. */
+/* Where in a transaction an error was thrown: what fails to apply is replayed without its record, what fails to fold by applying it. */
 typedef enum PipelineStage
 {
 	STAGE_NONE,
 	STAGE_EVALUATE,
 	STAGE_APPLY,
+	STAGE_FOLD,
 	STAGE_WRITE,
 	STAGE_COMMIT
 } PipelineStage;
@@ -81,7 +84,11 @@ typedef struct Pipeline
 	InputPlan *input;
 	Emitter *emitter;
 	Sink *sink;
-	GroupTable *groups;      /* NULL: ungrouped */
+	GroupTable *groups; /* NULL: ungrouped */
+	GroupTable
+		*partial; /* of a merged query: what the running transaction has aggregated; else NULL */
+	int64
+		unfolded_records; /* of a merged query: so many are applied to the shared groups one by one */
 	StreamKeys *stream_keys; /* NULL: nobody else can have a group of this pipeline's */
 	InputRows *rows;
 	BatchSet set;
@@ -125,6 +132,14 @@ extern bool watch_sources(Pipeline *pipeline);
 /* End the query with an error.  Outside of any transaction. */
 extern void fail_query(Pipeline *pipeline, ErrorData *error);
 
+/* Where the rows of the current batch go. */
+static inline GroupTable *
+groups_to_apply(const Pipeline *pipeline)
+{
+	return pipeline->partial != NULL && pipeline->unfolded_records == 0 ? pipeline->partial
+																		: pipeline->groups;
+}
+
 /* process.c */
 extern void process_round(Pipeline *pipeline);
 /* Make a failure of a record of the current batch. */
@@ -150,8 +165,8 @@ extern bool stream_keys_check(Pipeline *pipeline);
 /* The running transaction was aborted, and with it what was noted in it. */
 extern void stream_keys_forget(StreamKeys *keys);
 
-/* long_keys.c */
-extern void fail_long_keys(Pipeline *pipeline);
+/* bad_groups.c */
+extern void fail_bad_groups(Pipeline *pipeline);
 
 /* emit.c */
 /* The rows of the current batch, of an ungrouped query. */
@@ -173,8 +188,10 @@ extern void record_stage(MetricStage stage, uint64 value);
 /* event_time.c */
 /* The query's watermark: the least of all active partitions of all pipelines, or the wall clock's pace.  Never falls. */
 extern TimestampTz query_watermark(Pipeline *pipeline, TimestampTz now);
-/* Notice which partitions have become idle.  Returns true if one has. */
-extern bool update_idleness(Pipeline *pipeline, TimestampTz now);
+/* An outage is over: that no record came during it makes no partition idle. */
+extern void restart_idle_clocks(Pipeline *pipeline, TimestampTz now);
+/* Notice which partitions have become idle, or are not any more. */
+extern void update_idleness(Pipeline *pipeline, TimestampTz now);
 /* Windows of a merged query can't close yet, because pipelines have groups of their own that they must fold first. */
 static inline bool
 waits_for_siblings(const Pipeline *pipeline)

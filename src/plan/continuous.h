@@ -4,6 +4,7 @@
  *
  *		sources.c	where a query's streams stand, and which of their columns an expression is
  *		refuse.c	what can't run continuously
+ *		windows.c	the window of a query
  *		analyze.c	text, or a stored query, to ContinuousQuery
  *		split.c		ContinuousQuery to the two plans of exec/exec.h
  *		explain.c	EXPLAIN
@@ -68,12 +69,42 @@ extern ContinuousQuery *continuous_describe(Query *query, const ContinuousQuery 
 /* continuous_plan() of a query that is rewritten already */
 extern ContinuousPlan *continuous_plan_rewritten(ContinuousQuery *query);
 
+/* What is analysed. */
+typedef struct Analysis
+{
+	ParseState *pstate;    /* for positions */
+	DialectQuery *dialect; /* NULL: a stored query */
+	ContinuousQuery *result;
+} Analysis;
+
+/* ParserSetupHook: resolve the bounds of the window; the argument is a DialectQuery. */
+extern void setup_window_bounds(ParseState *pstate, void *dialect);
+/* Make the WINDOW clause an item of GROUP BY, and the bounds those of that. */
+extern void apply_window_clause(Analysis *analysis, Query *query);
+/*
+ * Find and describe the call of velo.tumble or velo.hop in GROUP BY, or a bound of one, for which the call is put there;
+ * NULL: there is none.
+ */
+extern Expr *find_window(Analysis *analysis, Query *query);
+/*
+ * If "expr" is date_bin() or date_trunc() of the event time that cuts it into windows, describe them and return true.
+ * Anything else is left to be an ordinary expression.
+ */
+extern bool describe_date_window(Analysis *analysis, Query *query, Node *expr, WindowSpec *spec);
+/* Put the bounds of the window in front of the SELECT list if it names neither. */
+extern void add_missing_bounds(Query *query, Expr *window);
+/* lower() or upper() of a window */
+extern Expr *make_window_bound(Expr *window, bool is_upper);
+
+/* The first column of the result that is this expression; 0: none. */
+extern AttrNumber result_column(Query *query, Node *expr);
+
 /* What the window of a query is, as an expression. */
 typedef struct WindowKey
 {
 	Expr *expr; /* an item of GROUP BY; NULL: no window */
-	bool
-		range; /* velo.tumble, velo.hop: bounds are lower() and upper() of it; else it is the start itself */
+	/* velo.tumble, velo.hop: bounds are lower() and upper() of it; otherwise it is the start itself */
+	bool range;
 } WindowKey;
 
 /* The window of an analysed query. */

@@ -8,6 +8,8 @@
  */
 #include "plan/continuous.h"
 
+#include <math.h>
+
 #include "access/xact.h"
 #include "commands/explain.h"
 #include "executor/executor.h"
@@ -75,15 +77,69 @@ show_window(const WindowSpec *window)
 	return text.data;
 }
 
-static const char *
+static char *
 show_emit(const ContinuousQuery *query)
 {
-	if (!query->grouped)
-		return "each row, at the commit after its record";
-	if (query->emit == EMIT_CHANGES)
-		return "changes: groups that changed, at each commit";
-	return query->windowed ? "final: groups of a window, once, when it closes"
-						   : "final: all groups, once, when the query stops at its end";
+	const char *what;
+
+	if (query->grouped && query->emit == EMIT_FINAL)
+		return query->windowed ? "final: each group of a window once, when the window closes"
+							   : "final: each group once, when the query stops at its end";
+	what = query->grouped ? "changes: each group that changed, at each commit"
+						  : "each row, at the commit of its record";
+	return psprintf("%s (every %d ms under load, at once otherwise)", what, velo_commit_interval);
+}
+
+/* Have all streams of the query the same bound of disorder? */
+static bool
+delay_is_same(const ContinuousQuery *query, int64 *delay)
+{
+	ListCell *cell;
+
+	*delay = stream_get(linitial_oid(query->streams))->watermark;
+	foreach (cell, query->streams)
+		if (stream_get(lfirst_oid(cell))->watermark != *delay)
+			return false;
+	return true;
+}
+
+/* When a window closes and what is late: in event time if one number says it, else in watermarks. */
+static void
+explain_closing(const ContinuousQuery *query, ExplainState *es)
+{
+	int64 delay;
+	bool same = delay_is_same(query, &delay);
+	int64 distance = query->window.grace + (same ? delay : 0);
+	const char *clock = same ? "event time" : "watermark";
+	const char *own_clock = same ? "the greatest event time that its own partition had already"
+								 : "the watermark of its own partition";
+	char *past = distance > 0 ? psprintf("%s past its end", show_duration(distance)) : "its end";
+	char *ended = distance > 0 ? psprintf("ended %s or more before", show_duration(distance))
+							   : "had ended by";
+
+	ExplainPropertyText(
+		"Window Closes",
+		psprintf("when the %s of every partition that is not idle has reached %s", clock, past),
+		es);
+	ExplainPropertyText(
+		"Late",
+		psprintf("a record %s %s %s",
+				 query->window.kind == WINDOW_HOPPING ? "all of whose windows" : "whose window",
+				 ended, own_clock),
+		es);
+}
+
+static const char *
+show_mode(const ContinuousQuery *query)
+{
+	if (query->exclusive)
+		return "exclusive: the groups include the key of the stream, so each is of one pipeline "
+			   "alone";
+	if (list_length(query->streams) > 1)
+		return "merged: pipelines share groups, which are of several streams";
+	return stream_get(linitial_oid(query->streams))->nkeys > 0
+			   ? "merged: pipelines share groups, which don't include the key of the stream"
+			   : "merged: pipelines share groups, for the stream has no key";
 }
 
 /* What does not depend on the plan. */
@@ -94,19 +150,13 @@ explain_query(const ContinuousQuery *query, ExplainState *es)
 		ExplainPropertyText("Window", show_window(&query->window), es);
 	if (query->windowed)
 		ExplainPropertyText("Grace", show_duration(query->window.grace), es);
-	if (query->grouped)
-		ExplainPropertyText(
-			"Late",
-			query->windowed ? "records of closed windows, by the watermark of their own partition"
-							: "never",
-			es);
 	ExplainPropertyText("Emit", show_emit(query), es);
+	if (query->windowed)
+		explain_closing(query, es);
+	else
+		ExplainPropertyText("Late", "never, for there is no window", es);
 	if (query->grouped)
-		ExplainPropertyText("Mode",
-							query->exclusive
-								? "exclusive: the groups include the key of the stream"
-								: "merged, with more than one pipeline: they share groups",
-							es);
+		ExplainPropertyText("Mode", show_mode(query), es);
 }
 
 /* ------------------------------------------------------------------ the display node */
@@ -116,6 +166,26 @@ static char *
 show_expression(Node *expr, List *context, ExplainState *es)
 {
 	return deparse_expression(expr, context, list_length(es->rtable) > 1 || es->verbose, false);
+}
+
+/* The groups that the planner expects of what it believes to be in the topics, without what the hash table adds. */
+static void
+explain_state(const Plan *plan, ExplainState *es)
+{
+	double kb = ceil(plan->plan_rows * plan->plan_width / 1024.0);
+
+	if (es->format == EXPLAIN_FORMAT_TEXT)
+	{
+		ExplainPropertyText(
+			"State Estimate",
+			psprintf("%.0f groups of %d bytes, %.0fkB", plan->plan_rows, plan->plan_width, kb), es);
+		return;
+	}
+	ExplainOpenGroup("State Estimate", "State Estimate", true, es);
+	ExplainPropertyFloat("Groups", NULL, plan->plan_rows, 0, es);
+	ExplainPropertyInteger("Group Width", "B", plan->plan_width, es);
+	ExplainPropertyFloat("Size", "kB", kb, 0, es);
+	ExplainCloseGroup("State Estimate", "State Estimate", true, es);
 }
 
 static void
@@ -148,10 +218,7 @@ explain_node(CustomScanState *node, List *ancestors, ExplainState *es)
 	if (kept != NIL)
 		ExplainPropertyList("Kept As Rows", kept, es);
 	if (es->costs)
-		ExplainPropertyText("State Estimate",
-							psprintf("%.0f groups of %d bytes", node->ss.ps.plan->plan_rows,
-									 node->ss.ps.plan->plan_width),
-							es);
+		explain_state(node->ss.ps.plan, es);
 }
 
 static void
@@ -326,17 +393,20 @@ explain_one_query(Query *query, int options, IntoClause *into, ExplainState *es,
 	if (plan == NULL || (plan->grouped == NULL && like == NULL))
 		return;
 
-	/* a group of its own after the query's; without a label, for it is an item of a list */
-	ExplainOpenGroup("Continuous Query", NULL, true, es);
 	if (es->format == EXPLAIN_FORMAT_TEXT)
 	{
 		appendStringInfoString(es->str, "Continuous Query:\n");
 		es->indent++;
-	}
-	explain_query(plan->query, es);
-	if (es->format == EXPLAIN_FORMAT_TEXT)
+		explain_query(plan->query, es);
 		es->indent--;
-	ExplainCloseGroup("Continuous Query", NULL, true, es);
+		return;
+	}
+	/* what is explained is a list, of which this is one more item; items have no labels */
+	ExplainOpenGroup("Query", NULL, true, es);
+	ExplainOpenGroup("Continuous Query", "Continuous Query", true, es);
+	explain_query(plan->query, es);
+	ExplainCloseGroup("Continuous Query", "Continuous Query", true, es);
+	ExplainCloseGroup("Query", NULL, true, es);
 }
 
 /* The options of EXPLAIN, as it reads them between its parentheses. */

@@ -7,6 +7,8 @@
  */
 #include "plan/continuous.h"
 
+#include "access/sysattr.h"
+#include "catalog/pg_inherits.h"
 #include "nodes/nodeFuncs.h"
 #include "optimizer/optimizer.h"
 #include "optimizer/tlist.h"
@@ -89,6 +91,54 @@ refuse(Checker *checker, int location, const char *hint, const char *message)
 #define SUBSELECT_HINT                                                                             \
 	"Make a query of its own of the sub-select, and read its result table or stream."
 
+static void
+refuse_stream_join(Checker *checker, Query *query, Node *second)
+{
+	int location = -1;
+
+	if (IsA(second, RangeTblRef))
+		location =
+			rte_location(checker, rt_fetch(((RangeTblRef *) second)->rtindex, query->rtable));
+	refuse(checker, location,
+		   "Write one of the streams into a table by a query of its own, and join that.",
+		   "joins of streams with streams are not supported yet");
+}
+
+/* Check what is no join; returns the number of streams in it. */
+static int
+check_item(Checker *checker, RangeTblEntry *rte, bool nullable)
+{
+	int outer = checker->at;
+	int location;
+	int nstreams;
+	Query *subquery;
+
+	if (streams_of_rte(rte) == NIL)
+		return 0;
+	location = rte_location(checker, rte);
+	if (nullable)
+		refuse(checker, location,
+			   "Write the join so that the stream is on the side whose rows are all kept.",
+			   "a stream on the optional side of an outer join is not supported");
+
+	subquery = source_subquery(rte);
+	if (subquery != NULL)
+	{
+		if (location >= 0)
+			checker->at = location;
+		nstreams = check_subquery(checker, subquery);
+		checker->at = outer;
+		return nstreams;
+	}
+	if (rte->rtekind != RTE_RELATION)
+		refuse(checker, location, SUBSELECT_HINT,
+			   "a stream inside a function in FROM or a recursive query is not supported");
+	if (rte->inh && find_inheritance_children(rte->relid, NoLock) != NIL)
+		refuse(checker, location, "Write FROM ONLY to read the stream without them.",
+			   "streams with inheritance children are not supported");
+	return 1;
+}
+
 /* Check an item of FROM; returns the number of streams in it that can be read record by record. */
 static int
 check_from(Checker *checker, Query *query, Node *item, bool nullable)
@@ -97,33 +147,8 @@ check_from(Checker *checker, Query *query, Node *item, bool nullable)
 	ListCell *cell;
 
 	if (IsA(item, RangeTblRef))
-	{
-		RangeTblEntry *rte = rt_fetch(((RangeTblRef *) item)->rtindex, query->rtable);
-		Query *subquery;
-
-		if (streams_of_rte(rte) == NIL)
-			return 0;
-		if (nullable)
-			refuse(checker, rte_location(checker, rte),
-				   "Write the join so that the stream is on the side whose rows are all kept.",
-				   "a stream on the optional side of an outer join is not supported");
-		subquery = source_subquery(rte);
-		if (subquery != NULL)
-		{
-			int outer = checker->at;
-			int location = rte_location(checker, rte);
-
-			if (location >= 0)
-				checker->at = location;
-			nstreams = check_subquery(checker, subquery);
-			checker->at = outer;
-			return nstreams;
-		}
-		if (rte->rtekind != RTE_RELATION)
-			refuse(checker, rte_location(checker, rte), SUBSELECT_HINT,
-				   "a stream inside a function in FROM or a recursive query is not supported");
-		return 1;
-	}
+		return check_item(checker, rt_fetch(((RangeTblRef *) item)->rtindex, query->rtable),
+						  nullable);
 	if (IsA(item, JoinExpr))
 	{
 		JoinExpr *join = (JoinExpr *) item;
@@ -133,13 +158,7 @@ check_from(Checker *checker, Query *query, Node *item, bool nullable)
 		int nright = check_from(checker, query, join->rarg, nullable || right_nullable);
 
 		if (nleft > 0 && nright > 0)
-			refuse(checker,
-				   IsA(join->rarg, RangeTblRef)
-					   ? rte_location(checker, rt_fetch(((RangeTblRef *) join->rarg)->rtindex,
-														query->rtable))
-					   : -1,
-				   "Write one of the streams into a table by a query of its own, and join that.",
-				   "joins of streams with streams are not supported yet");
+			refuse_stream_join(checker, query, join->rarg);
 		return nleft + nright;
 	}
 	foreach (cell, castNode(FromExpr, item)->fromlist)
@@ -147,13 +166,7 @@ check_from(Checker *checker, Query *query, Node *item, bool nullable)
 		int nitem = check_from(checker, query, lfirst(cell), nullable);
 
 		if (nstreams > 0 && nitem > 0)
-			refuse(checker,
-				   IsA(lfirst(cell), RangeTblRef)
-					   ? rte_location(checker, rt_fetch(((RangeTblRef *) lfirst(cell))->rtindex,
-														query->rtable))
-					   : -1,
-				   "Write one of the streams into a table by a query of its own, and join that.",
-				   "joins of streams with streams are not supported yet");
+			refuse_stream_join(checker, query, lfirst(cell));
 		nstreams += nitem;
 	}
 	return nstreams;
@@ -187,11 +200,53 @@ check_set_operation(Checker *checker, Query *query, Node *node)
 	}
 }
 
+typedef struct SystemColumnWalk
+{
+	Query *query;
+	int level;    /* queries down from it */
+	int location; /* out */
+} SystemColumnWalk;
+
+/* Finds a system column of one of the query's own streams.  The table's OID is what it is for any table. */
+static bool
+find_system_column_walker(Node *node, SystemColumnWalk *walk)
+{
+	Var *var = (Var *) node;
+
+	if (node == NULL)
+		return false;
+	if (IsA(node, Var) && (int) var->varlevelsup == walk->level && var->varattno < 0 &&
+		var->varattno != TableOidAttributeNumber)
+	{
+		RangeTblEntry *rte = rt_fetch(var->varno, walk->query->rtable);
+
+		walk->location = var->location;
+		return rte->rtekind == RTE_RELATION && stream_is(rte->relid);
+	}
+	if (IsA(node, Query))
+	{
+		bool found;
+
+		walk->level++;
+		found = query_tree_walker((Query *) node, find_system_column_walker, walk, 0);
+		walk->level--;
+		return found;
+	}
+	return expression_tree_walker(node, find_system_column_walker, walk);
+}
+
 /* What neither the query itself nor a sub-select over a stream may have. */
 static void
 check_clauses(Checker *checker, Query *query)
 {
+	SystemColumnWalk walk = {.query = query};
 	ListCell *cell;
+
+	if (query_tree_walker(query, find_system_column_walker, &walk, 0))
+		refuse(checker, walk.location,
+			   "Declare columns of the stream with the options metadata 'partition' and metadata "
+			   "'offset' to tell records apart.",
+			   "system columns of streams are not supported");
 
 	foreach (cell, query->cteList)
 	{
@@ -207,16 +262,17 @@ check_clauses(Checker *checker, Query *query)
 			   "A query writes its result only.",
 			   "data-modifying statements in WITH are not supported over streams");
 	if (query->rowMarks != NIL)
-		refuse(checker,
-			   rte_location(checker, rt_fetch(linitial_node(RowMarkClause, query->rowMarks)->rti,
-											  query->rtable)),
+	{
+		RowMarkClause *mark = linitial_node(RowMarkClause, query->rowMarks);
+
+		refuse(checker, rte_location(checker, rt_fetch(mark->rti, query->rtable)),
 			   "Look-ups in tables see the rows that are committed when a batch is evaluated.",
 			   "FOR UPDATE and FOR SHARE are not supported over streams");
+	}
 	if (query->hasWindowFuncs || query->windowClause != NIL)
 		refuse(checker, locate_windowfunc((Node *) query->targetList),
 			   "Aggregate by WINDOW TUMBLING, HOPPING or SLIDING and GROUP BY; OVER works on the "
-			   "result "
-			   "table.",
+			   "result table.",
 			   "window functions (OVER) are not supported over streams yet");
 	if (query->distinctClause != NIL)
 		refuse(checker, exprLocation((Node *) query->targetList),

@@ -110,30 +110,29 @@ record_var(Query *query)
 static PlannedStmt *
 plan_query(Query *query)
 {
-	PlannedStmt *volatile plan = NULL;
+	PlannedStmt *plan;
 
 	query->querySource = QSRC_ORIGINAL;
 	query->canSetTag = true;
-	stream_path_set_continuous(true, velo_batch_size);
-	PG_TRY();
-	{
-		/* no parallel workers: they don't see the batch */
-		plan = pg_plan_query(query, "", 0, NULL);
-	}
-	PG_FINALLY();
-	{
-		stream_path_set_continuous(false, 0);
-	}
-	PG_END_TRY();
+	/* no parallel workers: they don't see the batch */
+	plan = pg_plan_query(query, "", 0, NULL);
 	plan->jitFlags = PGJIT_NONE; /* would be compiled anew for every batch */
 	return plan;
 }
 
-/* Note what attributes the scans below a plan want. */
+/* The relation that is scanned; InvalidOid: a join that a wrapper has pushed down. */
+static Oid
+scan_relid(PlannedStmt *statement, Scan *scan)
+{
+	return scan->scanrelid > 0 ? rt_fetch(scan->scanrelid, statement->rtable)->relid : InvalidOid;
+}
+
+/* Note what attributes the continuous scans below a plan want. */
 static void
 note_scans(ContinuousPlan *result, PlannedStmt *statement, Plan *plan)
 {
 	List *children = NIL;
+	List *scan;
 	ListCell *cell;
 
 	if (plan == NULL)
@@ -141,13 +140,17 @@ note_scans(ContinuousPlan *result, PlannedStmt *statement, Plan *plan)
 	switch (nodeTag(plan))
 	{
 		case T_ForeignScan:
-			for (int i = 0; i < result->nstreams && ((Scan *) plan)->scanrelid > 0; i++)
+			scan = ((ForeignScan *) plan)->fdw_private;
+			if (!stream_is(scan_relid(statement, (Scan *) plan)) ||
+				!boolVal(list_nth(scan, SCAN_PRIVATE_CONTINUOUS)))
+				break;
+			for (int i = 0; i < result->nstreams; i++)
 			{
 				StreamUse *stream = &result->streams[i];
 
-				if (rt_fetch(((Scan *) plan)->scanrelid, statement->rtable)->relid != stream->relid)
+				if (stream->relid != scan_relid(statement, (Scan *) plan))
 					continue;
-				foreach (cell, list_nth(((ForeignScan *) plan)->fdw_private, SCAN_PRIVATE_ATTRS))
+				foreach (cell, list_nth(scan, SCAN_PRIVATE_ATTRS))
 					stream->wanted = bms_add_member(stream->wanted, lfirst_int(cell));
 			}
 			break;
@@ -424,6 +427,30 @@ make_output_query(Splitter *splitter, TupleDesc *relation)
 
 /* ------------------------------------------------------------------ aggregates */
 
+/* An argument of an aggregate as it is evaluated: only where FILTER lets the row through, for elsewhere it may fail. */
+static Node *
+guarded(const Aggref *aggref, Node *argument)
+{
+	CaseWhen *when;
+	CaseExpr *guard;
+
+	if (aggref->aggfilter == NULL || IsA(argument, Var) || IsA(argument, Const) ||
+		contain_volatile_functions((Node *) aggref->aggfilter))
+		return argument;
+	when = makeNode(CaseWhen);
+	when->expr = aggref->aggfilter;
+	when->result = (Expr *) argument;
+	when->location = -1;
+	guard = makeNode(CaseExpr);
+	guard->casetype = exprType(argument);
+	guard->casecollid = exprCollation(argument);
+	guard->args = list_make1(when);
+	guard->defresult =
+		(Expr *) makeNullConst(exprType(argument), exprTypmod(argument), exprCollation(argument));
+	guard->location = -1;
+	return (Node *) guard;
+}
+
 /* What is collected, while it is being found. */
 typedef struct Collector
 {
@@ -431,7 +458,14 @@ typedef struct Collector
 	List *columns; /* integers: input columns, in the order in which they are kept */
 } Collector;
 
-/* An expression as a column of the relation of collected rows; one that is the same for all rows stays what it is. */
+static bool
+is_same_for_all_rows(Node *expr)
+{
+	return expr == NULL || (!contain_var_clause(expr) && !contain_mutable_functions(expr) &&
+							!checkExprHasSubLink(expr));
+}
+
+/* An expression as a column of the relation of collected rows. */
 static Node *
 collect(Collector *collector, Node *expr)
 {
@@ -439,9 +473,6 @@ collect(Collector *collector, Node *expr)
 	int position = 0;
 	ListCell *cell;
 
-	if (expr == NULL || (!contain_var_clause(expr) && !contain_mutable_functions(expr) &&
-						 !checkExprHasSubLink(expr)))
-		return expr;
 	column = argument_column(collector->splitter, expr);
 	foreach (cell, collector->columns)
 	{
@@ -466,11 +497,15 @@ collect_aggregate(Collector *collector, Aggref *aggref)
 	{
 		TargetEntry *tle = lfirst_node(TargetEntry, cell);
 
-		tle->expr = (Expr *) collect(collector, (Node *) tle->expr);
+		if (!is_same_for_all_rows((Node *) tle->expr))
+			tle->expr = (Expr *) collect(collector, guarded(aggref, (Node *) tle->expr));
 	}
+	/* these are group expressions, or the same for all rows */
 	foreach (cell, aggref->aggdirectargs)
-		lfirst(cell) = collect(collector, lfirst(cell));
-	aggref->aggfilter = (Expr *) collect(collector, (Node *) aggref->aggfilter);
+		if (!is_same_for_all_rows(lfirst(cell)))
+			lfirst(cell) = collect(collector, lfirst(cell));
+	if (!is_same_for_all_rows((Node *) aggref->aggfilter))
+		aggref->aggfilter = (Expr *) collect(collector, (Node *) aggref->aggfilter);
 	return aggref;
 }
 
@@ -561,8 +596,8 @@ describe_aggregates(Splitter *splitter, GroupedPlan *plan)
 		agg->nargs = list_length(aggref->args);
 		agg->args = palloc_array(int, agg->nargs);
 		foreach (arg, aggref->args)
-			agg->args[foreach_current_index (arg)] =
-				argument_column(splitter, (Node *) lfirst_node(TargetEntry, arg)->expr);
+			agg->args[foreach_current_index (arg)] = argument_column(
+				splitter, guarded(aggref, (Node *) lfirst_node(TargetEntry, arg)->expr));
 		if (aggref->aggfilter != NULL)
 			agg->filter = argument_column(splitter, (Node *) aggref->aggfilter);
 	}
@@ -679,6 +714,7 @@ continuous_plan_rewritten(ContinuousQuery *continuous)
 	Query *query = copyObject(continuous->query);
 
 	inline_stream_ctes(query);
+	stream_path_mark_continuous(query, velo_batch_size);
 	if (continuous->grouped)
 	{
 		/* so that expressions which are equal look equal */

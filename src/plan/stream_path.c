@@ -16,12 +16,14 @@
 #include "fmgr.h"
 #include "foreign/fdwapi.h"
 #include "nodes/makefuncs.h"
+#include "nodes/nodeFuncs.h"
 #include "optimizer/clauses.h"
 #include "optimizer/cost.h"
 #include "optimizer/optimizer.h"
 #include "optimizer/pathnode.h"
 #include "optimizer/planmain.h"
 #include "optimizer/restrictinfo.h"
+#include "parser/parsetree.h"
 #include "plan.h"
 #include "utils/lsyscache.h"
 
@@ -30,23 +32,49 @@
 /* connecting to a broker and waiting for its first answer */
 #define AD_HOC_STARTUP_COST 100.0
 
-static bool plan_continuous = false;
-static double continuous_rows;
+/* Marks a stream's item of the range table, which to the planner is as good as an ephemeral named relation: a batch. */
+#define BATCH_RELATION "velo_batch"
 
 PG_FUNCTION_INFO_V1(velo_fdw_handler);
 
-void
-stream_path_set_continuous(bool continuous, double rows)
+static bool
+mark_walker(Node *node, double *rows)
 {
-	plan_continuous = continuous;
-	continuous_rows = rows;
+	if (node == NULL)
+		return false;
+	if (IsA(node, Query))
+		return query_tree_walker((Query *) node, mark_walker, rows, QTW_EXAMINE_RTES_BEFORE);
+	if (IsA(node, RangeTblEntry))
+	{
+		RangeTblEntry *rte = (RangeTblEntry *) node;
+
+		if (rte->rtekind == RTE_RELATION && stream_is(rte->relid))
+		{
+			rte->enrname = pstrdup(BATCH_RELATION);
+			rte->enrtuples = *rows;
+		}
+		return false;
+	}
+	return expression_tree_walker(node, mark_walker, rows);
+}
+
+void
+stream_path_mark_continuous(Query *query, double rows)
+{
+	(void) mark_walker((Node *) query, &rows);
+}
+
+static bool
+is_continuous(PlannerInfo *root, RelOptInfo *rel)
+{
+	return planner_rt_fetch(rel->relid, root)->enrname != NULL;
 }
 
 static void
 get_rel_size(PlannerInfo *root, RelOptInfo *rel, Oid relid)
 {
-	if (plan_continuous)
-		rel->tuples = continuous_rows;
+	if (is_continuous(root, rel))
+		rel->tuples = planner_rt_fetch(rel->relid, root)->enrtuples;
 	else if (rel->tuples <= 0)
 		rel->tuples = DEFAULT_RECORDS;
 	set_baserel_size_estimates(root, rel);
@@ -55,7 +83,8 @@ get_rel_size(PlannerInfo *root, RelOptInfo *rel, Oid relid)
 static void
 get_paths(PlannerInfo *root, RelOptInfo *rel, Oid relid)
 {
-	Cost startup_cost = rel->baserestrictcost.startup + (plan_continuous ? 0 : AD_HOC_STARTUP_COST);
+	Cost startup_cost =
+		rel->baserestrictcost.startup + (is_continuous(root, rel) ? 0 : AD_HOC_STARTUP_COST);
 	Cost row_cost = cpu_tuple_cost + rel->baserestrictcost.per_tuple;
 
 	add_path(rel, (Path *) compat_create_foreignscan_path(root, rel, rel->rows, startup_cost,
@@ -165,14 +194,15 @@ get_plan(PlannerInfo *root, RelOptInfo *rel, Oid relid, ForeignPath *path, List 
 	List *wanted = wanted_attributes(rel, stream);
 	List *bounds = NIL;
 	List *exprs = NIL;
+	bool continuous = is_continuous(root, rel);
 	ListCell *cell;
 
 	clauses = extract_actual_clauses(clauses, false);
-	if (!plan_continuous)
+	if (!continuous)
 		foreach (cell, clauses)
 			add_bound(stream, rel->relid, lfirst(cell), &bounds, &exprs);
 	return make_foreignscan(targetlist, clauses, rel->relid, exprs,
-							list_make3(wanted, makeBoolean(plan_continuous), bounds), NIL, NIL,
+							list_make3(wanted, makeBoolean(continuous), bounds), NIL, NIL,
 							outer_plan);
 }
 

@@ -7,10 +7,12 @@
 
 #include "velo.h"
 
+#include "nodes/parsenodes.h"
+
 /*
- * Plan the scans of streams from now on as those of a continuous query, each of "rows" records (a batch), or as
- * ad-hoc scans again ("rows" is ignored).  The caller resets it when the planner throws, too: PG_FINALLY().
+ * Mark the streams that a query names, so that the planner takes their scans for those of a continuous query, each of
+ * "rows" records (a batch).  All others, such as those of a function that the planner inlines or runs, stay ad hoc.
  */
-extern void stream_path_set_continuous(bool continuous, double rows);
+extern void stream_path_mark_continuous(Query *query, double rows);
 
 #endif /* VELO_STREAM_PATH_H */

@@ -16,6 +16,7 @@
 #include "executor/spi.h"
 #include "miscadmin.h"
 #include "storage/lmgr.h"
+#include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
@@ -131,15 +132,14 @@ static char *
 equality_operator(TypeCacheEntry *type)
 {
 	HeapTuple tuple = SearchSysCache1(OPEROID, ObjectIdGetDatum(type->eq_opr));
-	Form_pg_operator operator;
+	Form_pg_operator form;
 	char *spelled;
 
 	if (!HeapTupleIsValid(tuple))
 		elog(ERROR, "cache lookup failed for operator %u", type->eq_opr);
-	operator=(Form_pg_operator) GETSTRUCT(tuple);
-	spelled =
-		psprintf("OPERATOR(%s.%s)", quote_identifier(get_namespace_name(operator->oprnamespace)),
-				 NameStr(operator->oprname));
+	form = (Form_pg_operator) GETSTRUCT(tuple);
+	spelled = psprintf("OPERATOR(%s.%s)", quote_identifier(get_namespace_name(form->oprnamespace)),
+					   NameStr(form->oprname));
 	ReleaseSysCache(tuple);
 	return spelled;
 }
@@ -467,10 +467,16 @@ sink_write(Sink *sink, SinkRow *rows, int nrows)
 
 	/*
 	 * As logical replication does: as the table's owner, and where that is somebody else, restricted, so that the
-	 * owner's triggers can do nothing in the name of the query's owner.
+	 * owner's triggers can do nothing in the name of the query's owner.  The table may have another owner than when the
+	 * query was made.
 	 */
 	owner = target_owner(sink);
 	GetUserIdAndSecContext(&user, &context);
+	if (!compat_can_set_role(user, owner))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("role \"%s\" cannot SET ROLE to \"%s\", the owner of the query's target",
+						GetUserNameFromId(user, false), GetUserNameFromId(owner, false))));
 	SetUserIdAndSecContext(owner, context | SECURITY_LOCAL_USERID_CHANGE |
 									  (owner != user ? SECURITY_RESTRICTED_OPERATION : 0));
 	make_constraints_immediate();

@@ -45,8 +45,7 @@
 /* A connection to the chosen port, and the one to the mock cluster that it is relayed to */
 typedef struct Relay
 {
-	/* client, mock; the latter is -1 until the first bytes tell that it is a Kafka client */
-	int fds[2];
+	int fds[2];     /* client, mock; -1 until the first bytes tell that it is a client of Kafka's */
 	int pending[2]; /* bytes read from fds[i], not yet written to the other */
 	char buffer[2][RELAY_BUFFER];
 } Relay;
@@ -73,9 +72,15 @@ listen_on_loopback(int port)
 	loopback_address(&address, port);
 	if (fd < 0 || setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on)) < 0 ||
 		bind(fd, (struct sockaddr *) &address, sizeof(address)) < 0 || listen(fd, 64) < 0)
+	{
+		bool in_use = (errno == EADDRINUSE);
+
 		ereport(FATAL, errcode_for_socket_access(),
 				errmsg("velo's development broker could not listen on 127.0.0.1:%d: %m", port),
-				errhint("Is the port of velo.dev_broker_port in use?"));
+				in_use ? errhint("Another program listens there: end it, or set "
+								 "\"velo.dev_broker_port\" to another port.")
+					   : 0);
+	}
 	return fd;
 }
 
@@ -109,8 +114,15 @@ relay_close(Relay *relay)
 	pfree(relay);
 }
 
-/* Do what a line of velo.dev_create_topic() asks for, and answer it. */
-static void
+/* Did a call on a socket fail, rather than have nothing to do just now? */
+static bool
+socket_failed(ssize_t result)
+{
+	return result < 0 && errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR;
+}
+
+/* Do what a line of velo.dev_create_topic() asks for, and answer it.  true: the line is not complete yet. */
+static bool
 handle_control(Relay *relay, rd_kafka_mock_cluster_t *cluster)
 {
 	char topic[MAX_TOPIC_LENGTH + 1];
@@ -118,60 +130,89 @@ handle_control(Relay *relay, rd_kafka_mock_cluster_t *cluster)
 	int partitions;
 	rd_kafka_resp_err_t err = RD_KAFKA_RESP_ERR_INVALID_REQUEST;
 
+	if (relay->buffer[0][relay->pending[0] - 1] != '\n')
+		return relay->pending[0] < RELAY_BUFFER;
 	relay->buffer[0][relay->pending[0] - 1] = '\0';
 	if (sscanf(relay->buffer[0], "CREATE %d %249s", &partitions, topic) == 2)
 		err = rd_kafka_mock_topic_create(cluster, topic, partitions, 1);
 	snprintf(answer, sizeof(answer), "%d %s\n", err, rd_kafka_err2str(err));
 	(void) send(relay->fds[0], answer, strlen(answer), MSG_NOSIGNAL);
+	return false;
+}
+
+/* Take what has come from one side.  false: the connection is over. */
+static bool
+relay_receive(Relay *relay, int side)
+{
+	ssize_t n;
+
+	if (relay->pending[side] == RELAY_BUFFER)
+		return true;
+	n = recv(relay->fds[side], relay->buffer[side] + relay->pending[side],
+			 RELAY_BUFFER - relay->pending[side], 0);
+	if (n == 0 || socket_failed(n))
+		return false;
+	relay->pending[side] += Max(n, 0);
+	return true;
+}
+
+/* Hand what has come from one side to the other.  false: the connection is over. */
+static bool
+relay_send(Relay *relay, int side)
+{
+	ssize_t n = send(relay->fds[1 - side], relay->buffer[side], relay->pending[side], MSG_NOSIGNAL);
+
+	if (socket_failed(n))
+		return false;
+	if (n > 0)
+	{
+		relay->pending[side] -= n;
+		memmove(relay->buffer[side], relay->buffer[side] + n, relay->pending[side]);
+	}
+	return true;
 }
 
 /* Move what has come.  false: the connection is over. */
 static bool
 relay_serve(Relay *relay, rd_kafka_mock_cluster_t *cluster, int mock_port)
 {
-	for (int i = 0; i < 2; i++)
+	for (int side = 0; side < 2; side++)
 	{
-		int to;
-		ssize_t n;
-
-		if (relay->fds[i] < 0)
+		if (relay->fds[side] < 0)
 			continue;
-		if (relay->pending[i] < RELAY_BUFFER)
-		{
-			n = recv(relay->fds[i], relay->buffer[i] + relay->pending[i],
-					 RELAY_BUFFER - relay->pending[i], 0);
-			if (n == 0 || (n < 0 && errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR))
-				return false;
-			relay->pending[i] += Max(n, 0);
-		}
-		if (relay->pending[i] == 0)
+		if (!relay_receive(relay, side))
+			return false;
+		if (relay->pending[side] == 0)
 			continue;
-
 		if (relay->fds[1] < 0)
 		{
 			if (relay->buffer[0][0] != '\0')
-			{
-				if (relay->buffer[0][relay->pending[0] - 1] != '\n')
-					return relay->pending[0] < RELAY_BUFFER;
-				handle_control(relay, cluster);
-				return false;
-			}
+				return handle_control(relay, cluster);
 			relay->fds[1] = connect_to_loopback(mock_port);
 			if (relay->fds[1] < 0)
 				return false;
 		}
-
-		to = relay->fds[1 - i];
-		n = send(to, relay->buffer[i], relay->pending[i], MSG_NOSIGNAL);
-		if (n < 0 && errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR)
+		if (!relay_send(relay, side))
 			return false;
-		if (n > 0)
-		{
-			relay->pending[i] -= n;
-			memmove(relay->buffer[i], relay->buffer[i] + n, relay->pending[i]);
-		}
 	}
 	return true;
+}
+
+/* A new connection from a client; NULL if it is gone already. */
+static Relay *
+relay_accept(int listen_fd)
+{
+	int fd = accept(listen_fd, NULL, NULL);
+	Relay *relay;
+
+	if (fd < 0)
+		return NULL;
+	fcntl(fd, F_SETFD, FD_CLOEXEC);
+	fcntl(fd, F_SETFL, O_NONBLOCK);
+	relay = palloc0(sizeof(Relay));
+	relay->fds[0] = fd;
+	relay->fds[1] = -1;
+	return relay;
 }
 
 /* Relay connections until the server or the worker is told to end. */
@@ -214,21 +255,8 @@ serve(int listen_fd, rd_kafka_mock_cluster_t *cluster, int mock_port)
 				relays[i] = relays[--nrelays];
 			}
 		}
-		if (fds[0].revents != 0)
-		{
-			int fd = accept(listen_fd, NULL, NULL);
-
-			if (fd >= 0)
-			{
-				Relay *relay = palloc0(sizeof(Relay));
-
-				relay->fds[0] = fd;
-				relay->fds[1] = -1;
-				fcntl(fd, F_SETFD, FD_CLOEXEC);
-				fcntl(fd, F_SETFL, O_NONBLOCK);
-				relays[nrelays++] = relay;
-			}
-		}
+		if (fds[0].revents != 0 && (relays[nrelays] = relay_accept(listen_fd)) != NULL)
+			nrelays++;
 	}
 }
 

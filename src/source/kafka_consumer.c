@@ -77,8 +77,8 @@ struct Source
 	char *password;
 
 	char *group_id;        /* NULL: none */
-	int64 *group_offsets;  /* what the consumer group is to know; -1: nothing */
-	bool group_wanted;     /* it has not been told of some */
+	int64 *group_offsets;  /* to tell the consumer group */
+	bool group_wanted;     /* it has not been told of them */
 	bool group_committing; /* librdkafka is about it */
 
 	/* figures */
@@ -279,7 +279,6 @@ source_open(const StreamInfo *stream, const char *group_id, const SourcePartitio
 		source->states[i].seen_position = p->position;
 		source->states[i].eof = -1;
 		source->numbers[i] = p->partition;
-		source->group_offsets[i] = -1;
 		max_partition = Max(max_partition, p->partition);
 	}
 	source->nindex_of = max_partition + 1;
@@ -457,6 +456,14 @@ refresh_offsets(Source *source, TimestampTz now)
 	}
 }
 
+/* Records in the queue at which fetching stops; what is on its way then still comes. */
+static int64
+queue_capacity(const Source *source)
+{
+	/* librdkafka's limit in bytes counts values only */
+	return Min(source->queue_limit, source->queue_bytes_limit / Max(source->value_size, 1));
+}
+
 /*
  * Wake librdkafka's fetching threads once there is room in the queue again.
  *
@@ -467,15 +474,12 @@ refresh_offsets(Source *source, TimestampTz now)
 static void
 wake_fetcher(Source *source, TimestampTz now)
 {
-	SourceStats stats;
-
 	/* the capacity is an estimate, so a fetcher may also have stopped without our noticing */
 	if (!source->fetcher_sleeps ||
 		(!source->fetcher_stopped &&
 		 !TimestampDifferenceExceeds(source->fetcher_woken_at, now, WAKE_FETCHER_INTERVAL)))
 		return;
-	source_stats(source, &stats);
-	if (stats.queue_depth > stats.queue_capacity / 2)
+	if ((int64) rd_kafka_queue_length(source->queue) > queue_capacity(source) / 2)
 		return;
 	source->fetcher_stopped = false;
 	source->fetcher_woken_at = now;
@@ -487,14 +491,13 @@ static void
 measure_queue(Source *source)
 {
 	int64 depth = rd_kafka_queue_length(source->queue);
-	SourceStats stats;
+	int64 capacity = queue_capacity(source);
 
 	source->queue_high_water = Max(source->queue_high_water, depth);
-	source_stats(source, &stats);
-	if (depth >= stats.queue_capacity && !source->queue_full)
+	if (depth >= capacity && !source->queue_full)
 		source->backpressure_events++;
-	source->queue_full = depth >= stats.queue_capacity;
-	if (depth >= stats.queue_capacity / 4 * 3)
+	source->queue_full = depth >= capacity;
+	if (depth >= capacity / 4 * 3)
 		source->fetcher_stopped = true;
 }
 
@@ -585,6 +588,9 @@ source_poll(Source *source, RecordBatch *batch, int max, Size *budget)
 		source->value_size = (3 * source->value_size + value_bytes / taken) / 4;
 		source->client->trouble = SOURCE_FINE;
 		batch->nrecords += taken;
+		/* with room in the queue, fetching goes on until it stops once more */
+		source->queue_full &=
+			(int64) rd_kafka_queue_length(source->queue) >= queue_capacity(source);
 		wake_fetcher(source, now);
 	}
 	refresh_offsets(source, now);
@@ -645,9 +651,7 @@ void
 source_stats(Source *source, SourceStats *stats)
 {
 	stats->queue_depth = rd_kafka_queue_length(source->queue);
-	/* librdkafka's limit in bytes counts values only */
-	stats->queue_capacity =
-		Min(source->queue_limit, source->queue_bytes_limit / Max(source->value_size, 1));
+	stats->queue_capacity = queue_capacity(source);
 	stats->queue_high_water = Max(source->queue_high_water, stats->queue_depth);
 	stats->backpressure_events = source->backpressure_events;
 	stats->queue_bytes = stats->queue_depth * source->value_size;
@@ -666,7 +670,7 @@ source_seek(Source *source, int index, int64 offset)
 }
 
 /*
- * Tell the group all offsets that it is to know, one request at a time.  A courtesy: its failure changes nothing.
+ * Tell the group what is wanted, one request at a time.  A courtesy: its failure changes nothing.
  *
  * Not by rd_kafka_commit_queue(), for a handle with such a commit under way can't be closed before its answer, or the
  * time-out for a broker that hangs, which is a minute.
@@ -678,20 +682,14 @@ commit_group(Source *source)
 	rd_kafka_AlterConsumerGroupOffsets_t *request;
 
 	for (int i = 0; i < source->npartitions; i++)
-	{
-		if (source->group_offsets[i] >= 0)
-			rd_kafka_topic_partition_list_add(list, source->topic, source->numbers[i])->offset =
-				source->group_offsets[i];
-	}
+		rd_kafka_topic_partition_list_add(list, source->topic, source->numbers[i])->offset =
+			source->group_offsets[i];
 	source->group_wanted = false;
-	source->group_committing = list->cnt > 0;
-	if (source->group_committing)
-	{
-		request = rd_kafka_AlterConsumerGroupOffsets_new(source->group_id, list);
-		rd_kafka_AlterConsumerGroupOffsets(source->client->rk, &request, 1, NULL,
-										   source->client->events);
-		rd_kafka_AlterConsumerGroupOffsets_destroy(request);
-	}
+	source->group_committing = true;
+	request = rd_kafka_AlterConsumerGroupOffsets_new(source->group_id, list);
+	rd_kafka_AlterConsumerGroupOffsets(source->client->rk, &request, 1, NULL,
+									   source->client->events);
+	rd_kafka_AlterConsumerGroupOffsets_destroy(request);
 	rd_kafka_topic_partition_list_destroy(list);
 }
 
@@ -699,9 +697,9 @@ void
 source_commit_group(Source *source, const int64 *committed)
 {
 	Assert(source->group_id != NULL);
-	for (int i = 0; i < source->npartitions; i++)
-		if (committed[i] >= 0)
-			source->group_offsets[i] = committed[i];
+	if (source->npartitions == 0)
+		return;
+	memcpy(source->group_offsets, committed, source->npartitions * sizeof(int64));
 	source->group_wanted = true;
 	if (!source->group_committing)
 		commit_group(source);

@@ -46,7 +46,7 @@ typedef enum SourceTrouble
 typedef struct SourceStats
 {
 	int64 queue_depth;    /* records waiting in the fetch queue */
-	int64 queue_capacity; /* records that may wait there */
+	int64 queue_capacity; /* records at which fetching stops; what is on its way then still comes */
 	int64 queue_high_water;
 	int64 backpressure_events; /* times that fetching stopped because the queue was full */
 	int64 queue_bytes;
@@ -92,7 +92,7 @@ extern void source_seek(Source *source, int index, int64 offset);
 
 /*
  * Tell the consumer group, after the fact and without waiting, how far PostgreSQL has committed: the next
- * offset to read of each assigned partition, -1 to leave one out.  (Positions run ahead of what is committed.)
+ * offset to read of each assigned partition.  (Positions run ahead of what is committed.)
  */
 extern void source_commit_group(Source *source, const int64 *committed);
 

@@ -630,9 +630,10 @@ combine(GroupTable *table, Transition *trans, TransValue *into, Datum value, boo
 
 	if (call->flinfo->fn_strict)
 	{
-		if (isnull || (into->isnull && !into->unset))
+		/* a state that is NULL, even if a transition function made it so, is no partial result to combine with */
+		if (isnull)
 			return;
-		if (into->unset)
+		if (into->isnull)
 		{
 			into->value = adopt(table, trans, value, false, (Datum) 0, true);
 			into->isnull = into->unset = false;

@@ -1,14 +1,16 @@
 /*
  * fold.c
- *		One table into another: the partial groups of pipelines that turn out to share them.
+ *		One table into another, with the aggregates' own combine functions; kept rows are put together.
  *
- * Each pipeline of an exclusive query keeps groups of its own.  When it becomes a merged one (the stream's key is not
- * true, or the number of pipelines changes), every such private table is folded into the shared one, with the
- * aggregates' own combine functions; kept rows are put together.
+ * The pipelines of a merged query aggregate what they read in a transaction into partial groups of their own, in memory
+ * alone, and fold those into the shared ones at its end.  And each pipeline of an exclusive query keeps groups of its
+ * own: when the query becomes a merged one (the stream's key is not true, or the number of pipelines changes), they are
+ * folded into the shared ones once and for all.
  */
 #include "state/group_table.h"
 
 #include "catalog/velo_catalog.h"
+#include "miscadmin.h"
 
 static void
 fold_rows(const Entry *from, Entry *into, StringInfo buffer)
@@ -27,7 +29,6 @@ fold_entry(GroupTable *table, GroupTable *source, Entry *from, StringInfo buffer
 	Window *window;
 	Entry *into;
 
-	stored_fetch_one(table, group->window, group->hash);
 	window = window_get(table, group->window);
 	MemoryContextSwitchTo(table->temp);
 	into = entry_find(table, window, group->hash, group->keys, group->key_nulls);
@@ -38,6 +39,8 @@ fold_entry(GroupTable *table, GroupTable *source, Entry *from, StringInfo buffer
 		record_write_state(source, from, buffer);
 		buffer->cursor = 0;
 		record_read_state(table, into, buffer);
+		if (!group->out)
+			entry_changed(into);
 	}
 	else
 	{
@@ -57,15 +60,15 @@ group_state_is_private(Oid query, int pipeline)
 	return state_chunk_exists(query, pipeline) || !stored_is_empty(query, pipeline);
 }
 
-void
-group_table_fold(GroupTable *table, GroupTable *source)
+static void
+fold_groups(GroupTable *table, GroupTable *source)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	StringInfoData buffer;
 
 	Assert(!source->shared);
+	stored_fetch_like(table, source);
 	initStringInfo(&buffer);
-	stored_take_all(source);
 	for (int w = 0; w < source->nwindows; w++)
 	{
 		Window *window = source->windows[w];
@@ -77,8 +80,24 @@ group_table_fold(GroupTable *table, GroupTable *source)
 			if (entry != NULL && (entry->group.flags & ENTRY_GONE) == 0)
 				fold_entry(table, source, entry, &buffer);
 		}
+		CHECK_FOR_INTERRUPTS();
 	}
 	MemoryContextSwitchTo(caller);
 	pfree(buffer.data);
+}
+
+void
+group_table_fold(GroupTable *table, GroupTable *source)
+{
+	stored_take_all(source);
+	fold_groups(table, source);
 	log_delete(source);
+}
+
+void
+group_table_fold_partial(GroupTable *table, GroupTable *source)
+{
+	fold_groups(table, source);
+	while (source->nwindows > 0)
+		window_free(source, source->windows[source->nwindows - 1]);
 }

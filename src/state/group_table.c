@@ -155,11 +155,8 @@ window_free(GroupTable *table, Window *window)
 	window_discard(window);
 }
 
-/*
- * The windows that a row enters, into table->entered; returns their number, 0 for a late one.  Windows are made as needed.
- */
 int
-windows_for_row(GroupTable *table, const InputRows *rows, int row, TimestampTz closed)
+windows_for_row(GroupTable *table, const InputRows *rows, int row, TimestampTz closed, bool *late)
 {
 	const WindowSpec *spec = &table->spec->window;
 	TimestampTz watermark;
@@ -168,6 +165,7 @@ windows_for_row(GroupTable *table, const InputRows *rows, int row, TimestampTz c
 	int nstarts;
 	int result = 0;
 
+	*late = false;
 	if (spec->kind == WINDOW_NONE)
 	{
 		table->entered[0] = window_get(table, WINDOW_ALL);
@@ -181,7 +179,8 @@ windows_for_row(GroupTable *table, const InputRows *rows, int row, TimestampTz c
 		time >= window->start && time < window->end)
 	{
 		table->entered[0] = window;
-		return window_is_closed(window, watermark) ? 0 : 1;
+		*late = window_is_closed(window, watermark);
+		return *late ? 0 : 1;
 	}
 	nstarts = window_assign(spec, time, table->starts);
 	for (int i = 0; i < nstarts; i++)
@@ -192,6 +191,8 @@ windows_for_row(GroupTable *table, const InputRows *rows, int row, TimestampTz c
 		if (window != NULL && !window_is_closed(window, watermark))
 			table->entered[result++] = window;
 	}
+	/* between windows it is in none, which makes nothing late */
+	*late = nstarts > 0 && result == 0;
 	return result;
 }
 
@@ -506,8 +507,7 @@ group_table_apply(GroupTable *table, InputRows *rows, TimestampTz closed)
 		int n;
 
 		rows->applied = i;
-		n = windows_for_row(table, rows, i, closed);
-		rows->late[i] = n == 0;
+		n = windows_for_row(table, rows, i, closed, &rows->late[i]);
 		if (n > 0)
 			probe_row(table, rows, i);
 		for (int k = 0; k < n; k++)
@@ -675,7 +675,7 @@ void
 group_table_stats(GroupTable *table, GroupTableStats *stats)
 {
 	stats->groups = table->nstored;
-	stats->open_windows = table->nwindows;
+	stats->open_windows = table->spec->window.kind != WINDOW_NONE ? table->nwindows : 0;
 	stats->state_bytes = table->live_bytes;
 	stats->memory_bytes = MemoryContextMemAllocated(table->context, true);
 	for (int i = 0; i < table->nwindows; i++)

@@ -13,7 +13,7 @@
  *	group_record.c	entries as bytes, for the two below
  *	checkpoint.c	the log of chunks that makes a table of one pipeline durable
  *	stored.c		groups outside of memory: cold ones, and all of a merged query
- *	fold.c			one table into another: the partial groups of pipelines that turn out to share them
+ *	fold.c			one table into another: partial groups into shared ones
  */
 #ifndef VELO_GROUP_TABLE_H
 #define VELO_GROUP_TABLE_H
@@ -275,7 +275,12 @@ extern bool window_is_closed(const Window *window, TimestampTz watermark);
 extern Window *window_copy(GroupTable *table, const Window *window);
 extern void window_discard(Window *window);
 extern void window_rebuild(GroupTable *table, Window *window);
-extern int windows_for_row(GroupTable *table, const InputRows *rows, int row, TimestampTz closed);
+/*
+ * The windows that a row enters, into table->entered, made as needed; returns their number.  "late": all that it falls
+ * into are closed.
+ */
+extern int windows_for_row(GroupTable *table, const InputRows *rows, int row, TimestampTz closed,
+						   bool *late);
 extern Entry *entry_find(GroupTable *table, Window *window, uint64 hash, const Datum *keys,
 						 const bool *nulls);
 extern Entry *entry_create(GroupTable *table, Window *window, uint64 hash, const Datum *keys,
@@ -328,6 +333,7 @@ extern void log_forget_window(GroupTable *table, Window *window);
 /* stored.c */
 extern void stored_refresh(GroupTable *table);
 extern void stored_fetch(GroupTable *table, const InputRows *rows, TimestampTz closed);
+extern void stored_fetch_like(GroupTable *table, const GroupTable *source);
 extern void stored_fetch_one(GroupTable *table, TimestampTz start, uint64 hash);
 extern void stored_take(GroupTable *table, Window *window, int max);
 extern void stored_drop_taken(GroupTable *table, Window *window);

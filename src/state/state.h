@@ -31,8 +31,9 @@ typedef struct WindowSpec
 	int64 slide;        /* microseconds */
 	TimestampTz origin; /* default: the Unix epoch */
 	char *zone;         /* NULL: none (UTC, fixed length) */
-	char *trunc; /* field of a date_trunc that serves as window (hour, day, week); NULL: none */
-	int64 grace; /* microseconds */
+	char *trunc;     /* field of a date_trunc that serves as window (hour, day, week); NULL: none */
+	bool bare_start; /* a date_bin or date_trunc: nobody sees an end, which may be beyond time */
+	int64 grace;     /* microseconds */
 } WindowSpec;
 
 /* the one window of an unwindowed query */
@@ -41,13 +42,28 @@ typedef struct WindowSpec
 /* the Unix epoch */
 #define WINDOW_EPOCH ((UNIX_EPOCH_JDATE - POSTGRES_EPOCH_JDATE) * USECS_PER_DAY)
 
+extern bool window_fits_near_ends(const WindowSpec *spec, TimestampTz time);
+
+/* Are the bounds of all windows that "time" falls into timestamps themselves?  A record for which they are not is bad. */
+static inline bool
+window_fits(const WindowSpec *spec, TimestampTz time)
+{
+	/* local time differs from UTC by up to a day, and so does the length of a window from its size */
+	int64 margin = spec->size + 2 * USECS_PER_DAY;
+
+	return (time >= MIN_TIMESTAMP + margin && time < END_TIMESTAMP - margin) ||
+		   window_fits_near_ends(spec, time);
+}
+#define WINDOW_MISFIT_DETAIL "A window that it falls into begins or ends beyond all timestamps."
 /*
  * Starts of the windows that "time" falls into, ascending, into starts[]; returns their number, at most
- * window_max(spec).  Negative times floor, as in date_bin.  Windows that would leave timestamptz's range are left out.
+ * window_max(spec), and 0 between windows whose slide is longer than their size.  Negative times floor, as in
+ * date_bin.  Only for times that fit.
  */
 extern int window_assign(const WindowSpec *spec, TimestampTz time, TimestampTz *starts);
 /* ereport(ERROR) if the slide is so short that they are too many */
 extern int window_max(const WindowSpec *spec);
+/* DT_NOEND if that is beyond all timestamps */
 extern TimestampTz window_end(const WindowSpec *spec, TimestampTz start);
 
 /* An interval in microseconds (a day is 24 hours); ereport(ERROR) unless it is positive and of fixed length. */
@@ -67,8 +83,7 @@ typedef struct KeySpec
 
 typedef struct AggSpec
 {
-	Aggref
-		*aggref; /* as analysed, for its function, types and collation; arguments come as columns */
+	Aggref *aggref; /* for its function, types and collation; its arguments come as columns */
 	int nargs;
 	int *args;  /* input columns of the transition function's arguments */
 	int filter; /* input column of FILTER, -1: none */
@@ -112,13 +127,12 @@ typedef struct InputRows
 	int capacity;
 	Datum **values; /* [natts][capacity] */
 	bool **nulls;
-	int *record;       /* [capacity] record index in its batch */
-	int *stream;       /* [capacity] index of the stream in the query */
-	TimestampTz *time; /* [capacity] event time; set only for windowed queries */
-	TimestampTz
-		*watermark; /* [capacity] the record's partition's watermark before it; DT_NOBEGIN: none */
-	bool *late;     /* [capacity] out: entered no window */
-	int applied;    /* out: the row at which group_table_apply() is, or threw; -1: none */
+	int *record;            /* [capacity] record index in its batch */
+	int *stream;            /* [capacity] index of the stream in the query */
+	TimestampTz *time;      /* [capacity] event time; set only for windowed queries */
+	TimestampTz *watermark; /* [capacity] of its partition before the record; DT_NOBEGIN: none */
+	bool *late;             /* [capacity] out: all of its windows were closed */
+	int applied;            /* out: the row at which group_table_apply() is, or threw; -1: none */
 } InputRows;
 
 extern InputRows *input_rows_create(MemoryContext parent, TupleDesc desc);
@@ -155,8 +169,8 @@ extern void group_table_destroy(GroupTable *table);
 extern void group_table_load(GroupTable *table);
 
 /*
- * Apply rows in order.  Sets rows->late[].  A row is late when none of its windows has end + grace > its watermark, or
- * all of those that have are closed already by "closed", the query's watermark as last acted on.
+ * Apply rows in order.  Sets rows->late[].  A row is late when it falls into windows, but into none with end + grace >
+ * its watermark, or all of those are closed already by "closed", the query's watermark as last acted on.
  */
 extern void group_table_apply(GroupTable *table, InputRows *rows, TimestampTz closed);
 
@@ -205,9 +219,15 @@ extern bool group_state_is_private(Oid query, int pipeline);
 
 /*
  * Fold the groups of "source", a table of one pipeline, into another of the same grouping, and delete what makes "source"
- * durable; destroy it afterwards.  Groups that both have count as changed.
+ * durable; destroy it afterwards.  Groups whose row this changes, or that have none yet, count as changed.
  */
 extern void group_table_fold(GroupTable *table, GroupTable *source);
+
+/*
+ * The same for partial groups that are nowhere but in memory; "source" is empty afterwards, to be filled again.  May
+ * throw what a combine function throws: then both tables are good for nothing but to be destroyed.
+ */
+extern void group_table_fold_partial(GroupTable *table, GroupTable *source);
 
 typedef struct GroupTableStats
 {

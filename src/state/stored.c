@@ -249,11 +249,19 @@ stored_refresh(GroupTable *table)
 			window_free(table, table->windows[i]);
 }
 
+/* A bucket that is wanted in memory. */
 typedef struct Wanted
 {
 	TimestampTz window;
 	uint64 hash;
 } Wanted;
+
+typedef struct WantedList
+{
+	Wanted *buckets; /* NULL: none so far */
+	int64 n;
+	int64 max;
+} WantedList;
 
 static int
 compare_wanted(const void *a, const void *b)
@@ -338,45 +346,76 @@ fetch(GroupTable *table, const Wanted *wanted, int nwanted)
 	MemoryContextDelete(context);
 }
 
+/* Note that a bucket is wanted, if it is stored and not in memory. */
+static void
+want(WantedList *list, const Window *window, uint64 hash)
+{
+	if (window->nstored == 0 || in_memory(window, hash, false))
+		return;
+	if (list->n == list->max)
+	{
+		list->max = Max(1024, list->max * 2);
+		list->buckets = list->buckets == NULL
+							? palloc(sizeof(Wanted) * list->max)
+							: repalloc_huge(list->buckets, sizeof(Wanted) * list->max);
+	}
+	list->buckets[list->n].window = window->start;
+	list->buckets[list->n++].hash = hash;
+}
+
+/* Bring what is wanted into memory, in the order of the keys. */
+static void
+fetch_wanted(GroupTable *table, WantedList *list)
+{
+	int64 unique = 0;
+
+	if (list->n == 0)
+		return;
+	qsort(list->buckets, list->n, sizeof(Wanted), compare_wanted);
+	for (int64 i = 0; i < list->n; i++)
+		if (i == 0 || compare_wanted(&list->buckets[i], &list->buckets[i - 1]) != 0)
+			list->buckets[unique++] = list->buckets[i];
+	fetch(table, list->buckets, unique);
+	pfree(list->buckets);
+}
+
 /* Bring the groups that these rows will enter into memory, where they are stored. */
 void
 stored_fetch(GroupTable *table, const InputRows *rows, TimestampTz closed)
 {
-	Wanted *wanted = NULL;
-	int64 nwanted = 0;
-	int64 max_wanted = 0;
-	int64 unique = 0;
+	WantedList wanted = {0};
 
 	if (table->shared)
 		stored_refresh(table);
 	for (int row = 0; row < rows->nrows && table->nstored > 0; row++)
 	{
-		int n = windows_for_row(table, rows, row, closed);
+		bool late;
+		int n = windows_for_row(table, rows, row, closed, &late);
 
 		for (int k = 0; k < n; k++)
-		{
-			Window *window = table->entered[k];
-
-			if (window->nstored == 0 || in_memory(window, table->hashes[row], false))
-				continue;
-			if (nwanted == max_wanted)
-			{
-				max_wanted = Max(1024, max_wanted * 2);
-				wanted = wanted == NULL ? palloc(sizeof(Wanted) * max_wanted)
-										: repalloc_huge(wanted, sizeof(Wanted) * max_wanted);
-			}
-			wanted[nwanted].window = window->start;
-			wanted[nwanted++].hash = table->hashes[row];
-		}
+			want(&wanted, table->entered[k], table->hashes[row]);
 	}
-	if (nwanted == 0)
-		return;
-	qsort(wanted, nwanted, sizeof(Wanted), compare_wanted);
-	for (int64 i = 0; i < nwanted; i++)
-		if (i == 0 || compare_wanted(&wanted[i], &wanted[i - 1]) != 0)
-			wanted[unique++] = wanted[i];
-	fetch(table, wanted, unique);
-	pfree(wanted);
+	fetch_wanted(table, &wanted);
+}
+
+/* Bring the groups that another table has into the memory of this one, where they are stored. */
+void
+stored_fetch_like(GroupTable *table, const GroupTable *source)
+{
+	WantedList wanted = {0};
+
+	if (table->shared)
+		stored_refresh(table);
+	for (int w = 0; w < source->nwindows && table->nstored > 0; w++)
+	{
+		const Window *like = source->windows[w];
+		const Window *window = window_find(table, like->start);
+
+		for (uint64 i = 0; window != NULL && i <= like->mask; i++)
+			if (like->slots[i].entry != NULL)
+				want(&wanted, window, like->slots[i].hash);
+	}
+	fetch_wanted(table, &wanted);
 }
 
 /* The same for one bucket. */

@@ -31,37 +31,29 @@ PG_FUNCTION_INFO_V1(velo_session);
 
 /* ------------------------------------------------------------------ arithmetic */
 
-/* value - (value mod unit) with the remainder never negative; false on overflow */
-static bool
-floor_to(int64 value, int64 unit, int64 *result)
+/* value mod unit, never negative */
+static int64
+floor_mod(int64 value, int64 unit)
 {
 	int64 rest = value % unit;
 
-	if (rest < 0)
-		rest += unit;
-	return !pg_sub_s64_overflow(value, rest, result);
+	return rest < 0 ? rest + unit : rest;
 }
 
-/* The last start <= time of the grid of "step" through "origin"; false on overflow. */
-static bool
-grid_floor(int64 time, int64 step, int64 origin, int64 *start)
+/* The last start <= time of the grid of "step" through "origin"; nothing of it can overflow for timestamps. */
+static int64
+grid_floor(int64 time, int64 step, int64 origin)
 {
-	int64 phase =
-		origin % step; /* so that subtracting it overflows at the very ends of int64 only */
-	int64 since;
-
-	return !pg_sub_s64_overflow(time, phase, &since) && floor_to(since, step, &since) &&
-		   !pg_add_s64_overflow(since, phase, start);
+	return time - floor_mod(time - floor_mod(origin, step), step);
 }
 
-/* Are both ends of the window timestamps? */
-static bool
-window_in_range(TimestampTz start, int64 size)
+/* start + size, or what is later than all timestamps */
+static TimestampTz
+fixed_end(TimestampTz start, int64 size)
 {
-	int64 end;
+	TimestampTz end;
 
-	return IS_VALID_TIMESTAMP(start) && !pg_add_s64_overflow(start, size, &end) &&
-		   IS_VALID_TIMESTAMP(end);
+	return pg_add_s64_overflow(start, size, &end) || !IS_VALID_TIMESTAMP(end) ? DT_NOEND : end;
 }
 
 /* ------------------------------------------------------------------ wall clocks */
@@ -77,60 +69,99 @@ find_zone(const char *name)
 	return zone;
 }
 
-/* The time that the zone's clocks show at an instant. */
-static Timestamp
-local_time(TimestampTz time, pg_tz *zone)
+/* The time that the zone's clocks show at an instant; false if it is out of range. */
+static bool
+local_time(TimestampTz time, pg_tz *zone, Timestamp *local)
 {
 	struct pg_tm tm;
 	fsec_t fsec;
 	int offset; /* seconds west of Greenwich */
 
 	if (timestamp2tm(time, &offset, &tm, &fsec, NULL, zone) != 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE), errmsg("timestamp out of range")));
-	return time - offset * USECS_PER_SEC;
+		return false;
+	*local = time - offset * USECS_PER_SEC;
+	return true;
 }
 
-/* The instant at which the zone's clocks show a time; as PostgreSQL has it where there are two or none. */
-static TimestampTz
-instant_of(Timestamp local, pg_tz *zone)
+/*
+ * The instant at which the zone's clocks show a time, as PostgreSQL has it where there are two or none; false if it is
+ * out of range.
+ */
+static bool
+instant_of(Timestamp local, pg_tz *zone, TimestampTz *instant)
 {
 	struct pg_tm tm;
 	fsec_t fsec;
 
 	if (timestamp2tm(local, NULL, &tm, &fsec, NULL, NULL) != 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE), errmsg("timestamp out of range")));
-	return local + DetermineTimeZoneOffset(&tm, zone) * USECS_PER_SEC;
+		return false;
+	*instant = local + DetermineTimeZoneOffset(&tm, zone) * USECS_PER_SEC;
+	return IS_VALID_TIMESTAMP(*instant);
 }
 
-/* The local start of the window that an instant falls into; false on overflow. */
+/* The window of whole days of a zone that an instant falls into; false if it is out of range. */
 static bool
-local_start(const WindowSpec *spec, TimestampTz time, pg_tz *zone, Timestamp *start)
+zone_window(const WindowSpec *spec, TimestampTz time, TimestampTz *start, TimestampTz *end)
 {
+	pg_tz *zone = find_zone(spec->zone);
+	Timestamp origin = WINDOW_EPOCH;
+	Timestamp local;
+
 	/* windows with a zone begin at its own 1970-01-01, or wherever its clocks were at the origin */
-	int64 origin = spec->origin == WINDOW_EPOCH ? WINDOW_EPOCH : local_time(spec->origin, zone);
-
-	if (!grid_floor(local_time(time, zone), spec->size, origin, start))
+	if (!local_time(time, zone, &local) ||
+		(spec->origin != WINDOW_EPOCH && !local_time(spec->origin, zone, &origin)))
 		return false;
-	while (time < instant_of(*start, zone))
-		*start -= spec->size;
-	while (time >= instant_of(*start + spec->size, zone))
-		*start += spec->size;
-	return true;
+	local = grid_floor(local, spec->size, origin);
+	if (!instant_of(local, zone, start))
+		return false;
+	while (time < *start)
+	{
+		local -= spec->size;
+		if (!instant_of(local, zone, start))
+			return false;
+	}
+	for (;;)
+	{
+		local += spec->size;
+		if (!instant_of(local, zone, end))
+			return false;
+		if (time < *end)
+			return true;
+		*start = *end;
+	}
 }
 
-/* The start of a date_trunc() window: exactly what date_trunc() returns. */
+/* The start of a date_trunc() window: exactly what date_trunc() returns; false if it is out of range. */
 static bool
-truncated_start(const WindowSpec *spec, TimestampTz time, pg_tz *zone, TimestampTz *start)
+truncated_start(const WindowSpec *spec, TimestampTz time, TimestampTz *start)
 {
-	Timestamp local = local_time(time, zone);
-	int64 floor;
+	pg_tz *zone = find_zone(spec->zone);
+	Timestamp local;
+	Timestamp floor;
 
-	if (!grid_floor(local, spec->size, spec->origin, &floor))
+	if (!local_time(time, zone, &local))
 		return false;
-	*start = spec->size < USECS_PER_DAY ? floor + (time - local) : instant_of(floor, zone);
-	return true;
+	floor = grid_floor(local, spec->size, spec->origin);
+	if (spec->size >= USECS_PER_DAY)
+		return instant_of(floor, zone, start);
+	*start = floor + (time - local);
+	return IS_VALID_TIMESTAMP(*start);
+}
+
+/* The end of the date_trunc() window that starts there; DT_NOEND if there is none. */
+static TimestampTz
+truncated_end(const WindowSpec *spec, TimestampTz start)
+{
+	pg_tz *zone = find_zone(spec->zone);
+	Timestamp local;
+	TimestampTz end;
+
+	if (spec->size < USECS_PER_DAY)
+		return fixed_end(start, spec->size);
+	if (!local_time(start, zone, &local) ||
+		!instant_of(grid_floor(local, spec->size, spec->origin) + spec->size, zone, &end))
+		return DT_NOEND;
+	return end;
 }
 
 /* ------------------------------------------------------------------ windows */
@@ -152,48 +183,54 @@ window_max(const WindowSpec *spec)
 	return (int) max;
 }
 
+bool
+window_fits_near_ends(const WindowSpec *spec, TimestampTz time)
+{
+	TimestampTz start;
+	TimestampTz end;
+	int64 earlier;
+
+	if (spec->trunc != NULL)
+		return truncated_start(spec, time, &start);
+	if (spec->zone != NULL)
+		return zone_window(spec, time, &start, &end);
+
+	/* the last window that the time falls into, and the first */
+	start = grid_floor(time, spec->slide, spec->origin);
+	if (time - start >= spec->size)
+		return true; /* between two of them */
+	if (!spec->bare_start && fixed_end(start, spec->size) == DT_NOEND)
+		return false;
+	earlier = (spec->size - 1 - (time - start)) / spec->slide;
+	return start - earlier * spec->slide >= MIN_TIMESTAMP;
+}
+
 int
 window_assign(const WindowSpec *spec, TimestampTz time, TimestampTz *starts)
 {
-	int64 start;
+	TimestampTz start;
+	TimestampTz end;
 	int nstarts = 0;
 
 	if (spec->kind == WINDOW_NONE)
+		starts[nstarts++] = WINDOW_ALL;
+	else if (spec->trunc != NULL)
+		nstarts += truncated_start(spec, time, &starts[0]);
+	else if (spec->zone != NULL)
+		nstarts += zone_window(spec, time, &starts[0], &end);
+	else
 	{
-		starts[0] = WINDOW_ALL;
-		return 1;
-	}
-
-	if (spec->zone != NULL)
-	{
-		pg_tz *zone = find_zone(spec->zone);
-		bool found = spec->trunc != NULL ? truncated_start(spec, time, zone, &start)
-										 : local_start(spec, time, zone, &start);
-
-		if (found && spec->trunc == NULL)
-			start = instant_of(start, zone);
-		if (!found || !window_in_range(start, spec->size))
-			return 0;
-		starts[0] = start;
-		return 1;
-	}
-
-	/* from the last window back to the first, then turned round */
-	if (!grid_floor(time, spec->slide, spec->origin, &start))
-		return 0;
-	while (time - start < spec->size)
-	{
-		if (window_in_range(start, spec->size))
+		/* from the last window back to the first, then turned round */
+		for (start = grid_floor(time, spec->slide, spec->origin); time - start < spec->size;
+			 start -= spec->slide)
 			starts[nstarts++] = start;
-		if (pg_sub_s64_overflow(start, spec->slide, &start))
-			break;
-	}
-	for (int i = 0; i < nstarts / 2; i++)
-	{
-		TimestampTz swap = starts[i];
+		for (int i = 0; i < nstarts / 2; i++)
+		{
+			TimestampTz swap = starts[i];
 
-		starts[i] = starts[nstarts - 1 - i];
-		starts[nstarts - 1 - i] = swap;
+			starts[i] = starts[nstarts - 1 - i];
+			starts[nstarts - 1 - i] = swap;
+		}
 	}
 	return nstarts;
 }
@@ -201,18 +238,13 @@ window_assign(const WindowSpec *spec, TimestampTz time, TimestampTz *starts)
 TimestampTz
 window_end(const WindowSpec *spec, TimestampTz start)
 {
-	pg_tz *zone;
-	Timestamp local = start;
+	TimestampTz end;
 
-	if (spec->zone == NULL || (spec->trunc != NULL && spec->size < USECS_PER_DAY))
-		return start + spec->size;
-
-	zone = find_zone(spec->zone);
 	if (spec->trunc != NULL)
-		grid_floor(local_time(start, zone), spec->size, spec->origin, &local);
-	else
-		local_start(spec, start, zone, &local);
-	return instant_of(local + spec->size, zone);
+		return truncated_end(spec, start);
+	if (spec->zone == NULL)
+		return fixed_end(start, spec->size);
+	return zone_window(spec, start, &start, &end) ? end : DT_NOEND;
 }
 
 int64
@@ -237,9 +269,11 @@ window_length(const Interval *interval, const char *what)
 void
 window_set_zone(WindowSpec *spec, const char *zone)
 {
-	find_zone(zone);
-	if (pg_strcasecmp(zone, "UTC") == 0)
-		return; /* its days have a fixed length */
+	long offset;
+
+	/* always at UTC: its days have a fixed length, and so may windows have */
+	if (pg_get_timezone_offset(find_zone(zone), &offset) && offset == 0)
+		return;
 	if (spec->size % USECS_PER_DAY != 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
@@ -261,11 +295,19 @@ make_window(const WindowSpec *spec, TimestampTz start, TypeCacheEntry *range_typ
 }
 
 static void
-check_time(TimestampTz time)
+check_finite(TimestampTz time)
 {
 	if (TIMESTAMP_NOT_FINITE(time))
 		ereport(ERROR,
 				(errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE), errmsg("infinity is in no window")));
+}
+
+static void
+check_fits(const WindowSpec *spec, TimestampTz time)
+{
+	if (!window_fits(spec, time))
+		ereport(ERROR, (errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE),
+						errmsg("timestamp out of range"), errdetail(WINDOW_MISFIT_DETAIL)));
 }
 
 /* velo.tumble(ts, size, origin, zone): the window that a time falls into */
@@ -278,12 +320,11 @@ velo_tumble(PG_FUNCTION_ARGS)
 
 	spec.size = spec.slide = window_length(PG_GETARG_INTERVAL_P(1), "window size");
 	spec.origin = PG_GETARG_TIMESTAMPTZ(2);
-	check_time(time);
-	check_time(spec.origin);
+	check_finite(time);
+	check_finite(spec.origin);
 	window_set_zone(&spec, text_to_cstring(PG_GETARG_TEXT_PP(3)));
-	if (window_assign(&spec, time, &start) == 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE), errmsg("timestamp out of range")));
+	check_fits(&spec, time);
+	(void) window_assign(&spec, time, &start);
 	return make_window(&spec, start, range_get_typcache(fcinfo, TSTZRANGEOID));
 }
 
@@ -311,8 +352,9 @@ velo_hop(PG_FUNCTION_ARGS)
 		state->spec.size = window_length(PG_GETARG_INTERVAL_P(1), "window size");
 		state->spec.slide = window_length(PG_GETARG_INTERVAL_P(2), "window slide");
 		state->spec.origin = PG_GETARG_TIMESTAMPTZ(3);
-		check_time(PG_GETARG_TIMESTAMPTZ(0));
-		check_time(state->spec.origin);
+		check_finite(PG_GETARG_TIMESTAMPTZ(0));
+		check_finite(state->spec.origin);
+		check_fits(&state->spec, PG_GETARG_TIMESTAMPTZ(0));
 		state->starts = palloc_array(TimestampTz, window_max(&state->spec));
 		state->range_type = lookup_type_cache(TSTZRANGEOID, TYPECACHE_RANGE_INFO);
 		call->max_calls = window_assign(&state->spec, PG_GETARG_TIMESTAMPTZ(0), state->starts);

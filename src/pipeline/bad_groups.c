@@ -1,7 +1,8 @@
 /*
- * long_keys.c
- *		Records whose group key is too long for the unique index of the result: bad records, like those that an
- *		expression fails for, so that all others of a batch go on.
+ * bad_groups.c
+ *		Records whose group there can't be, for its key is too long for the unique index of the result, or its window
+ *		leaves the range of timestamps: bad records, like those that an expression fails for, so that all others of a
+ *		batch go on.
  */
 #include "pipeline/worker.h"
 
@@ -109,11 +110,37 @@ keep_good_rows(Pipeline *pipeline)
 	rows->nrows = n;
 }
 
-/* Make failures of the records of the current batch whose group could not be indexed, and forget their rows. */
+/* What is wrong with the group of a row; false if nothing is. */
+static bool
+group_is_bad(const GroupedPlan *plan, const InputRows *rows, int row, ErrorData *error)
+{
+	const WindowSpec *window = &plan->grouping->window;
+	Size size;
+
+	if (window->kind != WINDOW_NONE && !window_fits(window, rows->time[row]))
+	{
+		error->sqlerrcode = ERRCODE_DATETIME_VALUE_OUT_OF_RANGE;
+		error->message = "timestamp out of range";
+		error->detail = WINDOW_MISFIT_DETAIL;
+		return true;
+	}
+	if (is_too_long(plan, rows, row, &size))
+	{
+		error->sqlerrcode = ERRCODE_PROGRAM_LIMIT_EXCEEDED;
+		error->message = "group key is too long for an index";
+		error->detail = psprintf("Its entry of %zu bytes exceeds the maximum of %zu.", size,
+								 (Size) MAX_INDEX_ENTRY);
+		return true;
+	}
+	return false;
+}
+
+/* Make failures of the records of the current batch whose group there can't be, and forget their rows. */
 void
-fail_long_keys(Pipeline *pipeline)
+fail_bad_groups(Pipeline *pipeline)
 {
 	InputRows *rows = pipeline->rows;
+	ErrorData error = {0};
 	bool any = false;
 
 	if (pipeline->plan->grouped == NULL)
@@ -121,14 +148,9 @@ fail_long_keys(Pipeline *pipeline)
 	for (int i = 0; i < rows->nrows; i++)
 	{
 		uint8 *status = &pipeline->streams[rows->stream[i]].batch->status[rows->record[i]];
-		ErrorData error = {.sqlerrcode = ERRCODE_PROGRAM_LIMIT_EXCEEDED};
-		Size size;
 
-		if (!is_too_long(pipeline->plan->grouped, rows, i, &size) || *status != RECORD_OK)
+		if (*status != RECORD_OK || !group_is_bad(pipeline->plan->grouped, rows, i, &error))
 			continue;
-		error.message = "group key is too long for an index";
-		error.detail = psprintf("Its entry of %zu bytes exceeds the maximum of %zu.", size,
-								(Size) MAX_INDEX_ENTRY);
 		fail_record(pipeline, "evaluate", rows->stream[i], rows->record[i], &error);
 		*status = RECORD_BAD;
 		any = true;
