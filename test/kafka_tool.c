@@ -4,8 +4,10 @@
  *
  *	kafka_tool BROKERS wait
  *	kafka_tool BROKERS create TOPIC PARTITIONS [CONFIG=VALUE ...]
+ *	kafka_tool BROKERS grow TOPIC PARTITIONS				add partitions up to that number
  *	kafka_tool BROKERS delete TOPIC
  *	kafka_tool BROKERS trim TOPIC PARTITION OFFSET			delete the records before OFFSET
+ *	kafka_tool BROKERS committed GROUP TOPIC PARTITION		the offset that a consumer group has committed
  *	kafka_tool BROKERS produce TOPIC [PROPERTY=VALUE ...]	properties are librdkafka's
  *
  * "produce" reads a record a line from standard input, fields separated by tabs:
@@ -164,6 +166,24 @@ create_topic(rd_kafka_t *rk, const char *topic, int partitions, char **configs, 
 }
 
 static void
+grow_topic(rd_kafka_t *rk, const char *topic, int partitions)
+{
+	rd_kafka_queue_t *queue = rd_kafka_queue_new(rk);
+	char error[512];
+	rd_kafka_NewPartitions_t *new_partitions =
+		rd_kafka_NewPartitions_new(topic, partitions, error, sizeof(error));
+	const rd_kafka_topic_result_t **results;
+	size_t nresults;
+
+	if (!new_partitions)
+		die("%s", error);
+	rd_kafka_CreatePartitions(rk, &new_partitions, 1, NULL, queue);
+	results = rd_kafka_CreatePartitions_result_topics(
+		rd_kafka_event_CreatePartitions_result(admin_result("grow", queue)), &nresults);
+	check_topic_result("grow", results[0]);
+}
+
+static void
 delete_topic(rd_kafka_t *rk, const char *topic)
 {
 	rd_kafka_queue_t *queue = rd_kafka_queue_new(rk);
@@ -192,6 +212,26 @@ trim_topic(rd_kafka_t *rk, const char *topic, int partition, int64_t offset)
 		rd_kafka_event_DeleteRecords_result(admin_result("trim", queue)));
 	if (offsets->elems[0].err)
 		die("trim: %s", rd_kafka_err2str(offsets->elems[0].err));
+}
+
+/* Prints the offset, -1001 if there is none. */
+static void
+print_committed(rd_kafka_t *rk, const char *group, const char *topic, int partition)
+{
+	rd_kafka_queue_t *queue = rd_kafka_queue_new(rk);
+	rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(1);
+	rd_kafka_ListConsumerGroupOffsets_t *request;
+	const rd_kafka_group_result_t **results;
+	size_t nresults;
+
+	rd_kafka_topic_partition_list_add(list, topic, partition);
+	request = rd_kafka_ListConsumerGroupOffsets_new(group, list);
+	rd_kafka_ListConsumerGroupOffsets(rk, &request, 1, NULL, queue);
+	results = rd_kafka_ListConsumerGroupOffsets_result_groups(
+		rd_kafka_event_ListConsumerGroupOffsets_result(admin_result("committed", queue)),
+		&nresults);
+	check("committed", (rd_kafka_error_t *) rd_kafka_group_result_error(results[0]));
+	printf("%lld\n", (long long) rd_kafka_group_result_partitions(results[0])->elems[0].offset);
 }
 
 /* Undo the escapes of a field in place and return its length; \N becomes NULL. */
@@ -336,17 +376,21 @@ main(int argc, char **argv)
 	rd_kafka_t *rk;
 
 	if (argc < 3)
-		die("usage: kafka_tool BROKERS wait|create|delete|trim|produce ...");
+		die("usage: kafka_tool BROKERS wait|create|grow|delete|trim|committed|produce ...");
 	rk = connect_brokers(argv[1], argv + 4, producing ? argc - 4 : 0, &transactional);
 
 	if (strcmp(command, "wait") == 0)
 		wait_for_broker(rk);
 	else if (strcmp(command, "create") == 0 && argc >= 5)
 		create_topic(rk, argv[3], atoi(argv[4]), argv + 5, argc - 5);
+	else if (strcmp(command, "grow") == 0 && argc == 5)
+		grow_topic(rk, argv[3], atoi(argv[4]));
 	else if (strcmp(command, "delete") == 0 && argc == 4)
 		delete_topic(rk, argv[3]);
 	else if (strcmp(command, "trim") == 0 && argc == 6)
 		trim_topic(rk, argv[3], atoi(argv[4]), atoll(argv[5]));
+	else if (strcmp(command, "committed") == 0 && argc == 6)
+		print_committed(rk, argv[3], argv[4], atoi(argv[5]));
 	else if (producing)
 		produce(rk, argv[3], transactional);
 	else

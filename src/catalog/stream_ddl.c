@@ -216,7 +216,7 @@ static void
 drop_error_callback(void *arg)
 {
 	if (geterrcode() == ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST)
-		errhint("Drop its queries first with velo.drop_query(), or everything at once with "
+		errhint("Drop those first, queries with velo.drop_query(), or everything at once with "
 				"velo.drop_stream(..., cascade => true).");
 }
 

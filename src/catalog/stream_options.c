@@ -7,18 +7,9 @@
  */
 #include "stream_options.h"
 
-#include "access/reloptions.h"
-#include "catalog/pg_attribute.h"
-#include "catalog/pg_foreign_data_wrapper.h"
-#include "catalog/pg_foreign_server.h"
-#include "catalog/pg_foreign_table.h"
-#include "catalog/pg_user_mapping.h"
 #include "commands/defrem.h"
 #include "common/int.h"
-#include "fmgr.h"
-#include "miscadmin.h"
 #include "nodes/parsenodes.h"
-#include "source/source.h"
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
 #include "utils/varlena.h"
@@ -31,9 +22,6 @@
 #define METADATA "topic, partition, offset, timestamp, key, headers, value"
 
 #define DEFAULT_PARTITIONS_REFRESH (60 * 1000)
-#define MAX_TOPIC_LENGTH 249
-
-PG_FUNCTION_INFO_V1(velo_fdw_validator);
 
 /* The name of a comma-separated list that "name" was probably meant to be; NULL if none is near. */
 static const char *
@@ -62,9 +50,8 @@ nearest_name(const char *name, const char *names)
 	return nearest;
 }
 
-/* "what" is the kind of option, as in "invalid stream option" */
-static void
-pg_attribute_noreturn() unknown_option(const char *what, const char *name, const char *valid)
+void
+option_unknown(const char *what, const char *name, const char *valid)
 {
 	const char *nearest = nearest_name(name, valid);
 
@@ -123,6 +110,15 @@ interval_option(DefElem *def)
 	return result;
 }
 
+/* The same in milliseconds, rounded up, for 0 may mean something else than a short time. */
+static int64
+milliseconds_option(DefElem *def)
+{
+	int64 microseconds = interval_option(def);
+
+	return microseconds / 1000 + (microseconds % 1000 > 0);
+}
+
 /* A comma-separated list of identifiers, read as PostgreSQL reads them. */
 static List *
 identifiers_option(DefElem *def)
@@ -136,17 +132,6 @@ identifiers_option(DefElem *def)
 				 errdetail("It must name columns as SQL does: in double quotes if a name is "
 						   "not all lower case.")));
 	return names;
-}
-
-static char *
-nonempty_option(DefElem *def)
-{
-	char *value = defGetString(def);
-
-	if (value[strspn(value, " \t\n,")] == '\0')
-		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-						errmsg("option \"%s\" must not be empty", def->defname)));
-	return value;
 }
 
 void
@@ -188,7 +173,7 @@ stream_options_read(List *options)
 			result->topic = value;
 		}
 		else if (strcmp(name, "brokers") == 0)
-			result->brokers = nonempty_option(def);
+			result->brokers = value;
 		else if (strcmp(name, "format") == 0)
 		{
 			if (strcmp(value, "json") == 0)
@@ -218,15 +203,15 @@ stream_options_read(List *options)
 		else if (strcmp(name, "key") == 0)
 			result->keys = identifiers_option(def);
 		else if (strcmp(name, "idle_timeout") == 0)
-			result->idle_timeout = (interval_option(def) + 999) / 1000; /* 0: never */
+			result->idle_timeout = milliseconds_option(def);
 		else if (strcmp(name, "max_future") == 0)
 			result->max_future = interval_option(def);
 		else if (strcmp(name, "partitions_refresh") == 0)
 		{
-			result->partitions_refresh = interval_option(def) / 1000;
+			result->partitions_refresh = milliseconds_option(def);
 			if (result->partitions_refresh == 0)
 				ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-								errmsg("option \"%s\" must be at least a millisecond", name)));
+								errmsg("option \"%s\" must be greater than 0", name)));
 		}
 		else if (strcmp(name, "on_error") == 0)
 		{
@@ -243,7 +228,7 @@ stream_options_read(List *options)
 				unknown_value(def, "append");
 		}
 		else
-			unknown_option("stream", name, STREAM_OPTIONS);
+			option_unknown("stream", name, STREAM_OPTIONS);
 	}
 
 	if (result->event_time == NULL && (result->has_watermark || result->max_future >= 0))
@@ -343,7 +328,7 @@ column_options_read(List *options, StreamColumn *column)
 			of_value = def->defname;
 		}
 		else
-			unknown_option("column", def->defname, COLUMN_OPTIONS);
+			option_unknown("column", def->defname, COLUMN_OPTIONS);
 	}
 
 	if (column->metadata != META_NONE && of_value != NULL)
@@ -353,95 +338,16 @@ column_options_read(List *options, StreamColumn *column)
 				 errdetail("A column with metadata is not decoded from the record's value.")));
 }
 
-/* The names that a server or a user mapping may set without being a superuser, for hints. */
-static char *
-property_names(bool is_mapping)
+void
+stream_options_check(List *options)
 {
-	return psprintf("%s, %s", is_mapping ? source_property_list(true) : "brokers",
-					source_property_list(false));
+	(void) stream_options_read(options);
 }
 
-/* Check an option of a server or user mapping that is not velo's own: a property of librdkafka. */
-static void
-check_property(DefElem *def, bool is_mapping)
+void
+column_options_check(List *options)
 {
-	const char *name = def->defname;
-	const char *reason = NULL;
-
-	switch (source_property_kind(name, &reason))
-	{
-		case PROPERTY_UNKNOWN:
-			unknown_option(is_mapping ? "user mapping" : "server", name,
-						   property_names(is_mapping));
-			break;
-		case PROPERTY_OWNED:
-			ereport(ERROR, (errcode(ERRCODE_FDW_INVALID_OPTION_NAME),
-							errmsg("property \"%s\" cannot be set", name),
-							reason ? errdetail_internal("%s", reason) : 0,
-							errhint("Valid options are: %s.", property_names(is_mapping))));
-			break;
-		case PROPERTY_SUPERUSER:
-			if (!superuser())
-				ereport(ERROR, (errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-								errmsg("permission denied to set property \"%s\"", name),
-								errdetail("Only superusers may set it."),
-								errhint("Options that need no superuser are: %s.",
-										property_names(is_mapping))));
-			break;
-		case PROPERTY_SECRET:
-			if (!is_mapping)
-				ereport(ERROR, (errcode(ERRCODE_FDW_INVALID_OPTION_NAME),
-								errmsg("property \"%s\" is not allowed for a server", name),
-								errdetail("It is a secret, and the options of a server can be read "
-										  "by everybody."),
-								errhint("Set it in a user mapping (CREATE USER MAPPING).")));
-			break;
-		case PROPERTY_PUBLIC:
-			break;
-	}
-	source_check_property(name, defGetString(def));
-}
-
-/*
- * velo.velo_fdw_validator(options text[], catalog oid)
- */
-Datum
-velo_fdw_validator(PG_FUNCTION_ARGS)
-{
-	List *options = untransformRelOptions(PG_GETARG_DATUM(0));
 	StreamColumn column;
-	ListCell *cell;
 
-	switch (PG_GETARG_OID(1))
-	{
-		case ForeignTableRelationId:
-			stream_options_read(options);
-			break;
-		case AttributeRelationId:
-			column_options_read(options, &column);
-			break;
-		case ForeignServerRelationId:
-			foreach (cell, options)
-			{
-				DefElem *def = lfirst_node(DefElem, cell);
-
-				if (strcmp(def->defname, "brokers") == 0)
-					nonempty_option(def);
-				else
-					check_property(def, false);
-			}
-			break;
-		case UserMappingRelationId:
-			foreach (cell, options)
-				check_property(lfirst_node(DefElem, cell), true);
-			break;
-		case ForeignDataWrapperRelationId:
-			if (options != NIL)
-				ereport(ERROR,
-						(errcode(ERRCODE_FDW_INVALID_OPTION_NAME),
-						 errmsg("invalid option \"%s\"", linitial_node(DefElem, options)->defname),
-						 errhint("Foreign-data wrapper \"%s\" has no options.", VELO_FDW)));
-			break;
-	}
-	PG_RETURN_VOID();
+	column_options_read(options, &column);
 }

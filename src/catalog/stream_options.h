@@ -29,9 +29,6 @@ extern StreamOptions *stream_options_read(List *options);
 /* Read a column's options into *column; path NULL and unit 0 stand for options that are not given. */
 extern void column_options_read(List *options, StreamColumn *column);
 
-/* ereport(ERROR) if Kafka allows no topic of that name. */
-extern void stream_topic_check(const char *topic);
-
 /* A column option's spelling of a kind of metadata. */
 extern const char *metadata_name(MetadataKind kind);
 

@@ -75,6 +75,19 @@ extern StreamInfo *stream_get(Oid relid);
 /* The same with the user mapping of "userid" in place of the current user's: a view's owner reads its streams. */
 extern StreamInfo *stream_get_as(Oid relid, Oid userid);
 
+/* ereport(ERROR) for what is wrong in the options (list of DefElem) of a stream or of a column, as far as they tell. */
+extern void stream_options_check(List *options);
+extern void column_options_check(List *options);
+/* ereport(ERROR) if Kafka allows no topic of that name. */
+#define MAX_TOPIC_LENGTH 249
+extern void stream_topic_check(const char *topic);
+/*
+ * ereport(ERROR) for an option that does not exist, with the one of the comma-separated "valid" that it was probably
+ * meant to be.  "what" is its kind, as in "invalid stream option".
+ */
+extern void option_unknown(const char *what, const char *name, const char *valid)
+	pg_attribute_noreturn();
+
 /* ------------------------------------------------------------------ queries */
 
 typedef enum OnError

@@ -88,11 +88,11 @@ insert_create(ResultRelInfo *rel, EState *estate)
 	return insert;
 }
 
+/* The key is a text in the server's encoding. */
 static void
-set_key_bytes(RecordMeta *meta, const char *key, Size len)
+set_key_text(RecordMeta *meta, const char *text, int len)
 {
-	meta->key = key;
-	meta->key_len = len;
+	meta->key = text_to_utf8(text, len, &meta->key_len);
 }
 
 /* The key is a column's value: the very bytes of a bytea, the text of anything else. */
@@ -105,13 +105,14 @@ set_key(StreamInsert *insert, RecordMeta *meta, AttrNumber attnum, Datum value)
 	{
 		bytea *bytes = DatumGetByteaPP(value);
 
-		set_key_bytes(meta, VARDATA_ANY(bytes), VARSIZE_ANY_EXHDR(bytes));
+		meta->key = VARDATA_ANY(bytes);
+		meta->key_len = VARSIZE_ANY_EXHDR(bytes);
 	}
 	else
 	{
 		char *text = OutputFunctionCall(&insert->key_output[attnum - 1], value);
 
-		set_key_bytes(meta, text, strlen(text));
+		set_key_text(meta, text, strlen(text));
 	}
 }
 
@@ -142,7 +143,7 @@ set_key_from_columns(StreamInsert *insert, RecordMeta *meta, TupleTableSlot *slo
 		}
 		tuple = heap_form_tuple(insert->key_desc, values, nulls);
 		json = DatumGetTextPP(DirectFunctionCall1(row_to_json, HeapTupleGetDatum(tuple)));
-		set_key_bytes(meta, VARDATA_ANY(json), VARSIZE_ANY_EXHDR(json));
+		set_key_text(meta, VARDATA_ANY(json), VARSIZE_ANY_EXHDR(json));
 	}
 }
 
@@ -168,6 +169,14 @@ header_member(JsonbContainer *object, const char *name, const char *column)
 	return value;
 }
 
+/* A string as the bytes that a record holds, and as a C string. */
+static const char *
+string_to_utf8(const JsonbValue *value, Size *len)
+{
+	return text_to_utf8(pnstrdup(value->val.string.val, value->val.string.len),
+						value->val.string.len, len);
+}
+
 static void
 set_headers(RecordMeta *meta, Jsonb *jsonb, const char *column)
 {
@@ -181,19 +190,17 @@ set_headers(RecordMeta *meta, Jsonb *jsonb, const char *column)
 		JsonbValue *element = getIthJsonbValueFromContainer(&jsonb->root, i);
 		JsonbValue *name;
 		JsonbValue *value;
+		Size name_len;
 
 		if (element->type != jbvBinary || !JsonContainerIsObject(element->val.binary.data))
 			bad_headers(column);
 		name = header_member(element->val.binary.data, "key", column);
 		if (name == NULL)
 			bad_headers(column);
-		header->name = pnstrdup(name->val.string.val, name->val.string.len);
+		header->name = string_to_utf8(name, &name_len);
 		value = header_member(element->val.binary.data, "value", column);
 		if (value != NULL)
-		{
-			header->value = pnstrdup(value->val.string.val, value->val.string.len);
-			header->value_len = value->val.string.len;
-		}
+			header->value = string_to_utf8(value, &header->value_len);
 	}
 }
 

@@ -169,8 +169,8 @@ ad_hoc_start(AdHocScan *scan, ExprContext *econtext)
 		}
 	scan->assigned = ranges;
 	if (scan->nassigned > 0)
-		scan->source =
-			source_open(scan->stream, NULL, partitions, scan->nassigned, velo_pipeline_memory / 4);
+		scan->source = source_open(scan->stream, NULL, partitions, scan->nassigned,
+								   velo_pipeline_memory / SOURCE_QUEUE_SHARE);
 	pfree(partitions);
 }
 
@@ -378,7 +378,7 @@ ad_hoc_fill(ForeignScanState *node, StreamScan *scan)
 	ad_hoc_forget_batch(scan);
 	while (batch->nrecords == 0 && !ad_hoc_at_end(ad_hoc))
 	{
-		Size budget = (Size) velo_pipeline_memory * 1024 / 4;
+		Size budget = (Size) velo_pipeline_memory * 1024 / SOURCE_QUEUE_SHARE;
 
 		if (source_poll(ad_hoc->source, batch, ad_hoc->batch_limit, &budget) > 0)
 		{

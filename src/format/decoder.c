@@ -261,8 +261,15 @@ metadata_value(Decoder *decoder, DecoderColumn *column, const RecordBatch *batch
 
 		case META_KEY:
 			*isnull = record->key == NULL;
-			return *isnull ||
-				   value_from_bytes(context, &column->reader, record->key, record->key_len, value);
+			if (*isnull)
+			{
+				/* a domain may refuse it */
+				if (column->reader.shape == SHAPE_DOMAIN)
+					(void) InputFunctionCall(&column->reader.input, NULL, column->reader.typioparam,
+											 column->reader.typmod);
+				return true;
+			}
+			return value_from_bytes(context, &column->reader, record->key, record->key_len, value);
 
 		case META_HEADERS:
 		{

@@ -120,6 +120,15 @@ encoder_create(const StreamInfo *stream)
 	return encoder;
 }
 
+const char *
+text_to_utf8(const char *text, int len, Size *result_len)
+{
+	char *converted = pg_server_to_any(text, len, PG_UTF8);
+
+	*result_len = converted == text ? (Size) len : strlen(converted);
+	return converted;
+}
+
 static void
 encode_object(List *fields, TupleTableSlot *slot, StringInfo json)
 {
@@ -155,9 +164,8 @@ void
 encoder_encode(Encoder *encoder, TupleTableSlot *slot, StringInfo value, bool *tombstone)
 {
 	MemoryContext oldcontext;
-	char *bytes;
-	int len;
-	bool is_text = true;
+	const char *bytes;
+	Size len;
 
 	slot_getallattrs(slot);
 	*tombstone =
@@ -173,33 +181,20 @@ encoder_encode(Encoder *encoder, TupleTableSlot *slot, StringInfo value, bool *t
 
 		initStringInfo(&json);
 		encode_object(encoder->fields, slot, &json);
-		bytes = json.data;
-		len = json.len;
+		bytes = text_to_utf8(json.data, json.len, &len);
 	}
 	else if (encoder->bytes)
 	{
 		bytea *data = DatumGetByteaPP(slot->tts_values[encoder->column]);
 
-		is_text = false;
 		bytes = VARDATA_ANY(data);
 		len = VARSIZE_ANY_EXHDR(data);
 	}
 	else
 	{
-		bytes = OutputFunctionCall(&encoder->output, slot->tts_values[encoder->column]);
-		len = strlen(bytes);
-	}
+		char *text = OutputFunctionCall(&encoder->output, slot->tts_values[encoder->column]);
 
-	/* text goes out as UTF-8, whatever the database's encoding */
-	if (is_text)
-	{
-		char *converted = pg_server_to_any(bytes, len, PG_UTF8);
-
-		if (converted != bytes)
-		{
-			bytes = converted;
-			len = strlen(converted);
-		}
+		bytes = text_to_utf8(text, strlen(text), &len);
 	}
 	MemoryContextSwitchTo(oldcontext);
 	appendBinaryStringInfo(value, bytes, len);

@@ -29,7 +29,7 @@ typedef struct Record
 	int64 offset;
 	TimestampTz timestamp; /* broker's time, microseconds since 2000; DT_NOBEGIN: none */
 	int32 partition; /* index into the source's assigned partitions, not the broker's number */
-	void *handle;    /* the source's own; what record_headers() needs */
+	void *handle;    /* the source's own; what RecordBatch.headers() needs */
 } Record;
 
 typedef enum RecordStatus
@@ -71,6 +71,7 @@ typedef struct RecordBatch
 	const int32 *partitions; /* Record.partition -> the broker's partition number */
 	/* the record's headers as jsonb array of {"key":..., "value":...}, NULL when it has none */
 	Jsonb *(*headers)(const Record *record);
+
 	/* decoded values go into chunks that are handed out front to back; private to format/ */
 	char *arena;       /* the first chunk, kept over resets */
 	char *arena_next;  /* free space of the current chunk */
@@ -112,5 +113,12 @@ extern Encoder *encoder_create(const StreamInfo *stream);
 /* Appends to "value" and sets *tombstone if the row has no value (raw format, NULL). */
 extern void encoder_encode(Encoder *encoder, TupleTableSlot *slot, StringInfo value,
 						   bool *tombstone);
+
+/*
+ * Text in the server's encoding as the bytes that a record holds, which are UTF-8 whatever that encoding is; *result_len
+ * is set.  The result is "text" itself where nothing is to convert, else a C string in the current memory context.
+ * Throws for bytes that are no text (in a database of encoding SQL_ASCII).
+ */
+extern const char *text_to_utf8(const char *text, int len, Size *result_len);
 
 #endif /* VELO_FORMAT_H */

@@ -132,23 +132,22 @@ extern JsonScanner *json_scanner_create(int nwanted, char ***paths, const int *n
 										const JsonSlot **slots);
 /*
  * Check the syntax of a whole JSON text, in the server's encoding, and fill the slots if it is an object.
- * *depth is how deep it nests.  Where the server's encoding is not UTF-8, an escape in a key may throw, see
- * json_unescape().
+ * *depth is how deep it nests.
  */
 extern JsonVerdict json_scan(JsonScanner *scanner, const char *str, int len, int *depth);
 /* From behind the opening quote to the closing one; NULL: malformed.  Sets *escapes if there is any. */
 extern const char *json_string_end(const char *p, const char *end, bool *escapes);
 extern const char *json_number_end(const char *p, const char *end);
 /*
- * Replace the escapes of [p, end), which json_string_end() has passed, by what they stand for.  Writes to
- * "out", which has json_unescaped_size() bytes, and returns the end of it; NULL: there is an escape that no
- * text can hold, and *zero tells whether it is \u0000 or a surrogate without its other half, for which
- * *detail has PostgreSQL's words.  Throws, as PostgreSQL does, for a
- * character that the server's encoding does not have.
+ * Replace the escapes of [p, end), which json_string_end() has passed, by what they stand for.  "encoding" is that
+ * of the text, the server's or PG_UTF8.  Writes to "out", which has json_unescaped_size() bytes, and returns the
+ * end of it; NULL: there is an escape that no text can hold, and *zero tells whether it is \u0000 or a surrogate
+ * without its other half, for which *detail has PostgreSQL's words.  Throws, as PostgreSQL does, for a character
+ * that the encoding does not have.
  */
-extern char *json_unescape(const char *p, const char *end, char *out, const char **detail,
-						   bool *zero);
-extern Size json_unescaped_size(Size len);
+extern char *json_unescape(const char *p, const char *end, int encoding, char *out,
+						   const char **detail, bool *zero);
+extern Size json_unescaped_size(Size len, int encoding);
 
 extern bool json_value(ValueContext *context, ValueReader *reader, const JsonSlot *slot,
 					   Datum *value, bool *isnull);

@@ -27,10 +27,11 @@ typedef struct JsonNode JsonNode;
 /* A wanted key of an object. */
 typedef struct JsonField
 {
-	char *name;
+	char *name; /* in the server's encoding, of "len" bytes */
 	int len;
-	int slot;       /* where its value goes; -1: only something inside it is wanted */
-	int first_slot; /* slots of it and of all that is inside: [first_slot, end_slot) */
+	const char *utf8_name; /* for keys with escapes, which can name any character */
+	int slot;              /* where its value goes; -1: only something inside it is wanted */
+	int first_slot;        /* slots of it and of all that is inside: [first_slot, end_slot) */
 	int end_slot;
 	JsonNode *node; /* the wanted keys inside; NULL: none */
 } JsonField;
@@ -87,7 +88,8 @@ want_field(JsonNode *node, char *name)
 	else
 		node->fields = repalloc(node->fields, sizeof(JsonField) * (node->nfields + 1));
 	field = &node->fields[node->nfields++];
-	*field = (JsonField){.name = name, .len = len, .slot = -1};
+	*field = (JsonField){
+		.name = name, .len = len, .utf8_name = pg_server_to_any(name, len, PG_UTF8), .slot = -1};
 	return field;
 }
 
@@ -321,15 +323,16 @@ scan_scalar(const char *p, const char *end, JsonSlot *slot)
 }
 
 Size
-json_unescaped_size(Size len)
+json_unescaped_size(Size len, int encoding)
 {
 	/* the shortest escape of a character outside ASCII has 6 bytes */
 	StaticAssertStmt(MAX_UNICODE_EQUIVALENT_STRING <= 6 * 3, "unexpectedly long characters");
-	return GetDatabaseEncoding() == PG_UTF8 ? len : len * 3;
+	return encoding == PG_UTF8 ? len : len * 3;
 }
 
 char *
-json_unescape(const char *p, const char *end, char *out, const char **detail, bool *zero)
+json_unescape(const char *p, const char *end, int encoding, char *out, const char **detail,
+			  bool *zero)
 {
 	pg_wchar high = 0; /* the first half of a surrogate pair */
 
@@ -383,7 +386,7 @@ json_unescape(const char *p, const char *end, char *out, const char **detail, bo
 			*detail = "\\u0000 cannot be converted to text.";
 			return NULL;
 		}
-		if (GetDatabaseEncoding() == PG_UTF8)
+		if (encoding == PG_UTF8)
 		{
 			unicode_to_utf8(ch, (unsigned char *) out);
 			out += pg_utf_mblen((unsigned char *) out);
@@ -528,17 +531,31 @@ find_field(JsonNode *node, const char *key, int len)
 	return NULL;
 }
 
-/* A key with escapes: one that is no text, as of \u0000, is none of the wanted. */
+/*
+ * A key with escapes.  One that is no text, as of \u0000, is none of the wanted.  Compared as UTF-8, for it may have
+ * characters that the server's encoding has not.
+ */
 static JsonField *
 find_escaped_field(JsonNode *node, const char *key, int len)
 {
-	char *name = palloc(json_unescaped_size(len));
+	char *utf8 = pg_server_to_any(key, len, PG_UTF8);
+	int utf8_len = utf8 == key ? len : (int) strlen(utf8);
+	char *name = palloc(json_unescaped_size(utf8_len, PG_UTF8) + 1);
 	const char *detail;
 	bool zero;
-	char *name_end = json_unescape(key, key + len, name, &detail, &zero);
-	JsonField *field = name_end ? find_field(node, name, name_end - name) : NULL;
+	char *name_end = json_unescape(utf8, utf8 + utf8_len, PG_UTF8, name, &detail, &zero);
+	JsonField *field = NULL;
 
+	if (name_end != NULL)
+	{
+		*name_end = '\0';
+		for (int i = 0; i < node->nfields && field == NULL; i++)
+			if (strcmp(node->fields[i].utf8_name, name) == 0)
+				field = &node->fields[i];
+	}
 	pfree(name);
+	if (utf8 != key)
+		pfree(utf8);
 	return field;
 }
 

@@ -7,6 +7,7 @@
 #include "access/htup_details.h"
 #include "catalog/pg_type.h"
 #include "lib/stringinfo.h"
+#include "mb/pg_wchar.h"
 #include "nodes/execnodes.h"
 #include "utils/builtins.h"
 #include "utils/datum.h"
@@ -27,10 +28,11 @@ json_literal(const JsonSlot *slot, const char **str, int *len)
 static char *
 unescape(ValueContext *context, const char *p, const char *end, int *len)
 {
-	char *result = MemoryContextAlloc(context->scratch, json_unescaped_size(end - p) + 1);
+	int encoding = GetDatabaseEncoding();
+	char *result = MemoryContextAlloc(context->scratch, json_unescaped_size(end - p, encoding) + 1);
 	const char *detail;
 	bool zero;
-	char *result_end = json_unescape(p, end, result, &detail, &zero);
+	char *result_end = json_unescape(p, end, encoding, result, &detail, &zero);
 
 	if (result_end == NULL)
 	{

@@ -624,6 +624,9 @@ native_from_text(ValueContext *context, ValueReader *reader, const char *str, in
 		{
 			bool result;
 
+			/* parse_bool_with_len() looks at the first byte in any case, and at two after an "o" */
+			if (len < 2 && (len == 0 || *str == 'o' || *str == 'O'))
+				return false;
 			if (!parse_bool_with_len(str, len, &result))
 				return false;
 			*value = BoolGetDatum(result);

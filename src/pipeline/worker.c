@@ -34,8 +34,7 @@
 #define US_PER_MS 1000
 /* how long the first record of a batch waits for more while the pipeline has not caught up */
 #define GATHER_MS 10
-/* the fetch queue's share of a pipeline's memory, and that of one batch's bytes */
-#define QUEUE_SHARE 4
+/* the share of one batch's bytes of a pipeline's memory; see also SOURCE_QUEUE_SHARE */
 #define BATCH_SHARE 8
 /* a transaction of a merged query ends when its partial groups take that part of the pipeline's memory */
 #define PARTIAL_SHARE 8
@@ -229,8 +228,9 @@ open_source(Pipeline *pipeline, PipelineStream *stream)
 		read[i].position = stream->partitions[i].next_offset;
 	}
 	stream->group_told = false;
-	stream->source = source_open(stream->info, options->group_id, read, stream->npartitions,
-								 options->pipeline_memory / QUEUE_SHARE / pipeline->plan->nstreams);
+	stream->source =
+		source_open(stream->info, options->group_id, read, stream->npartitions,
+					options->pipeline_memory / SOURCE_QUEUE_SHARE / pipeline->plan->nstreams);
 	pfree(read);
 }
 

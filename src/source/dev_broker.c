@@ -35,7 +35,6 @@
 #include "utils/timestamp.h"
 #include "utils/wait_event.h"
 
-#define MAX_TOPIC_LENGTH 249 /* Kafka's own limit */
 #define MAX_PARTITIONS 1000
 #define MAX_RELAYS 200
 #define RELAY_BUFFER 8192
@@ -300,17 +299,6 @@ velo_dev_broker_main(Datum arg pg_attribute_unused())
 	proc_exit(1); /* 0 would mean: never start it again */
 }
 
-/* Kafka's rule for names of topics, which also keeps a name on its line */
-static bool
-topic_name_is_valid(const char *name)
-{
-	Size len = strlen(name);
-
-	return len > 0 && len <= MAX_TOPIC_LENGTH && strcmp(name, ".") != 0 &&
-		   strcmp(name, "..") != 0 &&
-		   strspn(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-") == len;
-}
-
 /* Send a line to the development broker and take its answer; waits for a broker that is just starting. */
 static void
 control(const char *line, char *answer, Size size)
@@ -366,10 +354,7 @@ velo_dev_create_topic(PG_FUNCTION_ARGS)
 		ereport(ERROR, errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				errmsg("this server has no development broker"),
 				errhint("Set \"velo.dev_broker_port\" and restart the server."));
-	if (!topic_name_is_valid(topic))
-		ereport(ERROR, errcode(ERRCODE_INVALID_NAME), errmsg("invalid topic name: \"%s\"", topic),
-				errdetail("A name has up to %d letters, digits, periods, underscores and hyphens.",
-						  MAX_TOPIC_LENGTH));
+	stream_topic_check(topic); /* it keeps the name on its line, too */
 	if (partitions < 1 || partitions > MAX_PARTITIONS)
 		ereport(ERROR, errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				errmsg("number of partitions must be between 1 and %d", MAX_PARTITIONS));

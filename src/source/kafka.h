@@ -11,7 +11,10 @@
 
 #include <librdkafka/rdkafka.h>
 
+#include <pthread.h>
+
 #include "lib/ilist.h"
+#include "port/atomics.h"
 
 /* Longest wait inside librdkafka between two looks at interrupts, in ms */
 #define KAFKA_WAIT_SLICE 50
@@ -26,6 +29,7 @@ typedef struct KafkaSetting
 } KafkaSetting;
 
 typedef struct KafkaClient KafkaClient;
+typedef struct KafkaQuestion KafkaQuestion;
 
 /*
  * A librdkafka handle.  Lives in a memory context of its own, a child of the one that was current when it was
@@ -45,6 +49,8 @@ struct KafkaClient
 	void (*on_event)(void *owner, rd_kafka_event_t *event);
 	void *owner;
 
+	KafkaQuestion *question; /* that is being asked; NULL: none */
+
 	SourceTrouble trouble; /* of the connection, as of the last event */
 	char message[512];     /* what librdkafka said last about it, "" if nothing */
 
@@ -60,6 +66,8 @@ struct KafkaClient
 extern KafkaClient *kafka_client_open(rd_kafka_type_t type, const StreamInfo *stream,
 									  const KafkaSetting *defaults, const KafkaSetting *owned);
 extern void kafka_client_close(KafkaClient *client);
+/* Close a handle with what belongs to it; topic may be NULL.  May be called in any thread. */
+extern void kafka_handle_close(rd_kafka_t *rk, rd_kafka_topic_t *topic, rd_kafka_queue_t *events);
 
 /* Take logs, errors and reports from the client; waits at most timeout_ms for the first.  true: there was one. */
 extern bool kafka_client_serve(KafkaClient *client, int timeout_ms);
@@ -85,5 +93,51 @@ extern void kafka_error(const KafkaClient *client, rd_kafka_resp_err_t err, cons
  * client->topic.
  */
 extern int kafka_topic_partitions(KafkaClient *client, const char *topic, int timeout_ms);
+
+/* ------------------------------------------------------------------ kafka_ask.c */
+
+/* A question to a broker for which librdkafka has blocking calls only; malloc'ed, for a thread works on it. */
+struct KafkaQuestion
+{
+	/*
+	 * Ask once, and wait at most timeout_ms.  Called in a thread of its own: must call nothing but librdkafka.
+	 */
+	rd_kafka_resp_err_t (*ask)(KafkaQuestion *question, int timeout_ms);
+	rd_kafka_t *rk;
+	rd_kafka_topic_t *topic;
+	int npartitions; /* of the topic: known, or the answer */
+	int64 time;      /* what offsets are asked for */
+	int64 *offsets;  /* [npartitions], the answer */
+
+	/* private to kafka_ask.c */
+	rd_kafka_queue_t *events;
+	rd_kafka_resp_err_t err;
+	int timeout_ms;
+	int answered_fd; /* an event descriptor, readable when there is an answer */
+	pg_atomic_uint32 state;
+	bool running; /* there is a thread, not joined yet */
+	pthread_t thread;
+	dlist_node link;
+};
+
+/*
+ * Make a question, about the client's handle and topic, with room for the offsets of "npartitions".  It is the client's,
+ * which can have one at a time, until kafka_question_free().
+ */
+extern KafkaQuestion *kafka_question_create(KafkaClient *client,
+											rd_kafka_resp_err_t (*ask)(KafkaQuestion *question,
+																	   int timeout_ms),
+											int npartitions);
+/*
+ * Ask the client's question, again where a broker is not able to answer yet, for timeout_ms at most.  Answers interrupts.
+ * After an error the client must not be used any more but to report that.
+ */
+extern rd_kafka_resp_err_t kafka_ask(KafkaClient *client, int timeout_ms);
+extern void kafka_question_free(KafkaClient *client);
+
+/* The client goes.  true: a thread still asks its question, and will close the handle. */
+extern bool kafka_question_abandon(KafkaClient *client);
+/* Clean up after threads whose question was abandoned: those that have ended, or, with "wait", all. */
+extern void kafka_questions_reap(bool wait);
 
 #endif /* VELO_KAFKA_H */

@@ -2,70 +2,15 @@
  * kafka_admin.c
  *		Questions to a broker: partitions of a topic, their bounds, the offsets of a time.
  *
- * Each question takes a client of its own, for questions are rare and a backend should keep no connection.
- * librdkafka has no such call that answers interrupts, so each is repeated with a short wait.  Connecting goes
- * on in between, but an answer that comes after its call gave up is lost: the waits grow while a connected
- * broker takes longer than that.
+ * Each call takes a client of its own, for questions are rare and a backend should keep no connection.
  */
 #include "source/kafka.h"
 
 #include "miscadmin.h"
+#include "storage/latch.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
-
-/* Longest wait for a slow answer, in ms; only then do interrupts have to wait longer than KAFKA_WAIT_SLICE */
-#define LONGEST_SLICE 1600
-
-/* No answer at all for this time, with the connection refused: give up, in ms */
-#define GIVE_UP_AFTER 1000
-
-/* A call with the deadline that its repetitions share */
-typedef struct Attempt
-{
-	KafkaClient *client;
-	TimestampTz start;
-	int timeout_ms;
-	int slice; /* ms */
-} Attempt;
-
-static void
-attempt_start(Attempt *attempt, KafkaClient *client, int timeout_ms)
-{
-	attempt->client = client;
-	attempt->start = GetCurrentTimestamp();
-	attempt->timeout_ms = timeout_ms;
-	attempt->slice = KAFKA_WAIT_SLICE;
-}
-
-/* After a call that ended with "err": should it be made again?  Serves the client and interrupts. */
-static bool
-attempt_again(Attempt *attempt, rd_kafka_resp_err_t err)
-{
-	KafkaClient *client = attempt->client;
-	TimestampTz now;
-
-	CHECK_FOR_INTERRUPTS();
-	kafka_client_serve(client, 0);
-	if (kafka_trouble_of(err) != SOURCE_UNREACHABLE)
-		return false;
-	if (client->trouble == SOURCE_NOT_AUTHORIZED || client->trouble == SOURCE_FAILED)
-		return false;
-
-	now = GetCurrentTimestamp();
-	if (TimestampDifferenceExceeds(attempt->start, now, attempt->timeout_ms))
-		return false;
-	/* a name with several addresses is tried with one after the other, so don't believe the first refusal */
-	if (client->trouble == SOURCE_UNREACHABLE &&
-		TimestampDifferenceExceeds(attempt->start, now, GIVE_UP_AFTER) &&
-		kafka_client_trouble(client) == SOURCE_UNREACHABLE)
-		return false;
-
-	if (err == RD_KAFKA_RESP_ERR__TIMED_OUT)
-		attempt->slice = Min(attempt->slice * 2, LONGEST_SLICE);
-	else if (err != RD_KAFKA_RESP_ERR__TRANSPORT)
-		kafka_client_serve(client, KAFKA_WAIT_SLICE); /* it answered: don't ask it in a busy loop */
-	return true;
-}
+#include "utils/wait_event.h"
 
 static KafkaClient *
 admin_open(const StreamInfo *stream)
@@ -84,75 +29,92 @@ admin_open(const StreamInfo *stream)
 	return kafka_client_open(RD_KAFKA_CONSUMER, stream, defaults, owned);
 }
 
+/* Sets the question's npartitions.  Runs in a thread, see KafkaQuestion. */
+static rd_kafka_resp_err_t
+ask_partitions(KafkaQuestion *question, int timeout_ms)
+{
+	const struct rd_kafka_metadata *metadata;
+	rd_kafka_resp_err_t err =
+		rd_kafka_metadata(question->rk, 0, question->topic, &metadata, timeout_ms);
+
+	if (err != RD_KAFKA_RESP_ERR_NO_ERROR)
+		return err;
+	if (metadata->topic_cnt != 1)
+		err = RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC;
+	else
+	{
+		err = metadata->topics[0].err;
+		question->npartitions = metadata->topics[0].partition_cnt;
+	}
+	rd_kafka_metadata_destroy(metadata);
+	return err;
+}
+
 int
 kafka_topic_partitions(KafkaClient *client, const char *topic, int timeout_ms)
 {
-	const struct rd_kafka_metadata *metadata;
 	rd_kafka_resp_err_t err;
-	Attempt attempt;
-	int npartitions = 0;
+	int npartitions;
 
 	if (client->topic == NULL)
 		client->topic = rd_kafka_topic_new(client->rk, topic, NULL);
 	if (client->topic == NULL)
 		kafka_error(client, rd_kafka_last_error(), psprintf("use topic \"%s\"", topic));
 
-	attempt_start(&attempt, client, timeout_ms);
-	do
-	{
-		err = rd_kafka_metadata(client->rk, 0, client->topic, &metadata, attempt.slice);
-		if (err == RD_KAFKA_RESP_ERR_NO_ERROR)
-		{
-			if (metadata->topic_cnt != 1)
-				err = RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC;
-			else
-			{
-				err = metadata->topics[0].err;
-				npartitions = metadata->topics[0].partition_cnt;
-			}
-			rd_kafka_metadata_destroy(metadata);
-		}
-	} while (err != RD_KAFKA_RESP_ERR_NO_ERROR && attempt_again(&attempt, err));
-
+	kafka_question_create(client, ask_partitions, 0);
+	err = kafka_ask(client, timeout_ms);
 	if (kafka_trouble_of(err) == SOURCE_NO_TOPIC)
 		ereport(ERROR, errcode(ERRCODE_UNDEFINED_OBJECT),
 				errmsg("topic \"%s\" does not exist", topic),
 				errdetail("The Kafka broker is \"%s\".", client->brokers));
 	if (err != RD_KAFKA_RESP_ERR_NO_ERROR)
 		kafka_error(client, err, psprintf("read the metadata of topic \"%s\"", topic));
+	npartitions = client->question->npartitions;
+	kafka_question_free(client);
 	return npartitions;
 }
 
+/* Sets the question's offsets, with one request to each leader.  Runs in a thread, see KafkaQuestion. */
+static rd_kafka_resp_err_t
+ask_offsets(KafkaQuestion *question, int timeout_ms)
+{
+	const char *topic = rd_kafka_topic_name(question->topic);
+	rd_kafka_topic_partition_list_t *list =
+		rd_kafka_topic_partition_list_new(question->npartitions);
+	rd_kafka_resp_err_t err;
+
+	for (int i = 0; i < question->npartitions; i++)
+		rd_kafka_topic_partition_list_add(list, topic, i)->offset = question->time;
+	err = rd_kafka_offsets_for_times(question->rk, list, timeout_ms);
+	for (int i = 0; i < question->npartitions && err == RD_KAFKA_RESP_ERR_NO_ERROR; i++)
+	{
+		/* a partition without a leader has no answer, which is not the same as none */
+		err = list->elems[i].err;
+		question->offsets[list->elems[i].partition] = list->elems[i].offset;
+	}
+	rd_kafka_topic_partition_list_destroy(list);
+	return err;
+}
+
 /*
- * The offsets that the broker knows for a time of every partition, in one request to each leader: a time in
- * ms since 1970, or one of librdkafka's logical offsets for the ends of the log.  -1 where there is none.
+ * The offsets that the broker knows for a time of every partition of the client's topic: a time in ms since 1970, or
+ * one of librdkafka's logical offsets for the ends of the log.  -1 where there is none.
  */
 static int64 *
-list_offsets(KafkaClient *client, const char *topic, int npartitions, int64 time, int timeout_ms)
+list_offsets(KafkaClient *client, int npartitions, int64 time, int timeout_ms)
 {
 	int64 *offsets = palloc(npartitions * sizeof(int64));
+	KafkaQuestion *question = kafka_question_create(client, ask_offsets, npartitions);
 	rd_kafka_resp_err_t err;
-	Attempt attempt;
 
-	attempt_start(&attempt, client, timeout_ms);
-	do
-	{
-		rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(npartitions);
-
-		for (int i = 0; i < npartitions; i++)
-			rd_kafka_topic_partition_list_add(list, topic, i)->offset = time;
-		err = rd_kafka_offsets_for_times(client->rk, list, attempt.slice);
-		for (int i = 0; i < npartitions && err == RD_KAFKA_RESP_ERR_NO_ERROR; i++)
-		{
-			/* a partition without a leader has no answer, which is not the same as none */
-			err = list->elems[i].err;
-			offsets[list->elems[i].partition] = list->elems[i].offset;
-		}
-		rd_kafka_topic_partition_list_destroy(list);
-	} while (err != RD_KAFKA_RESP_ERR_NO_ERROR && attempt_again(&attempt, err));
-
+	question->time = time;
+	err = kafka_ask(client, timeout_ms);
 	if (err != RD_KAFKA_RESP_ERR_NO_ERROR)
-		kafka_error(client, err, psprintf("read the offsets of topic \"%s\"", topic));
+		kafka_error(
+			client, err,
+			psprintf("read the offsets of topic \"%s\"", rd_kafka_topic_name(client->topic)));
+	memcpy(offsets, question->offsets, npartitions * sizeof(int64));
+	kafka_question_free(client);
 	return offsets;
 }
 
@@ -175,8 +137,8 @@ read_bounds(KafkaClient *client, const char *topic, int *npartitions, int timeou
 	int64 *end;
 
 	*npartitions = kafka_topic_partitions(client, topic, timeout_ms);
-	low = list_offsets(client, topic, *npartitions, RD_KAFKA_OFFSET_BEGINNING, timeout_ms);
-	end = list_offsets(client, topic, *npartitions, RD_KAFKA_OFFSET_END, timeout_ms);
+	low = list_offsets(client, *npartitions, RD_KAFKA_OFFSET_BEGINNING, timeout_ms);
+	end = list_offsets(client, *npartitions, RD_KAFKA_OFFSET_END, timeout_ms);
 	bounds = palloc(*npartitions * sizeof(SourceBounds));
 	for (int i = 0; i < *npartitions; i++)
 	{
@@ -222,7 +184,8 @@ search_offsets(const StreamInfo *stream, TimestampTz at, const SourceBounds *bou
 		partitions[nsearched++].position = bounds[i].low;
 	}
 	batch.records = palloc(batch.capacity * sizeof(Record));
-	source = source_open(stream, NULL, partitions, nsearched, velo_pipeline_memory / 4);
+	source =
+		source_open(stream, NULL, partitions, nsearched, velo_pipeline_memory / SOURCE_QUEUE_SHARE);
 	partitions = source_partitions(source, &nsearched);
 	while (!done)
 	{
@@ -262,7 +225,12 @@ search_offsets(const StreamInfo *stream, TimestampTz at, const SourceBounds *bou
 					errmsg("could not read topic \"%s\" in time", stream->topic),
 					message != NULL ? errdetail("%s.", message) : 0);
 		if (!done && n == 0)
-			pg_usleep(1000L);
+		{
+			(void) WaitLatchOrSocket(
+				MyLatch, WL_LATCH_SET | WL_SOCKET_READABLE | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
+				source_wakeup_fd(source), KAFKA_WAIT_SLICE, PG_WAIT_EXTENSION);
+			ResetLatch(MyLatch);
+		}
 	}
 	source_close(source);
 	MemoryContextSwitchTo(oldcontext);
@@ -279,11 +247,14 @@ source_offsets_at(const StreamInfo *stream, TimestampTz at, int *npartitions, in
 	int64 ms = 0;
 	bool search = false;
 
-	/* Kafka's times are ms since 1970, none before: round up to the first that is not before "at" */
+	/*
+	 * Kafka's times are ms since 1970, none before: round up to the first that is not before "at".  (In microseconds
+	 * since 1970 the last timestamps, and infinity, would overflow.)
+	 */
 	if (at >= SetEpochTimestamp())
-		ms = (at - SetEpochTimestamp() + 999) / 1000;
-	offsets = list_offsets(client, stream->topic, *npartitions, ms, timeout_ms);
-	oldest = list_offsets(client, stream->topic, *npartitions, 0, timeout_ms);
+		ms = at / 1000 + (at % 1000 > 0) - SetEpochTimestamp() / 1000;
+	offsets = list_offsets(client, *npartitions, ms, timeout_ms);
+	oldest = list_offsets(client, *npartitions, 0, timeout_ms);
 	kafka_client_close(client);
 
 	for (int i = 0; i < *npartitions; i++)

@@ -22,6 +22,19 @@
 /* Clients of this process that are open */
 static dlist_head open_clients = DLIST_STATIC_INIT(open_clients);
 
+void
+kafka_handle_close(rd_kafka_t *rk, rd_kafka_topic_t *topic, rd_kafka_queue_t *events)
+{
+	if (topic != NULL)
+		rd_kafka_topic_destroy(topic);
+	rd_kafka_queue_destroy(events);
+	/* nobody waits for what is still to be sent */
+	if (rd_kafka_type(rk) == RD_KAFKA_PRODUCER)
+		rd_kafka_purge(rk, RD_KAFKA_PURGE_F_QUEUE | RD_KAFKA_PURGE_F_INFLIGHT |
+							   RD_KAFKA_PURGE_F_NON_BLOCKING);
+	rd_kafka_destroy_flags(rk, RD_KAFKA_DESTROY_F_NO_CONSUMER_CLOSE);
+}
+
 /* Close the handle; quick, and safe to call again.  Must not throw. */
 static void
 client_shutdown(KafkaClient *client)
@@ -34,14 +47,8 @@ client_shutdown(KafkaClient *client)
 	dlist_delete(&client->link);
 	if (client->before_close != NULL)
 		client->before_close(client->owner);
-	if (client->topic != NULL)
-		rd_kafka_topic_destroy(client->topic);
-	rd_kafka_queue_destroy(client->events);
-	/* nobody waits for what is still to be sent */
-	if (rd_kafka_type(rk) == RD_KAFKA_PRODUCER)
-		rd_kafka_purge(rk, RD_KAFKA_PURGE_F_QUEUE | RD_KAFKA_PURGE_F_INFLIGHT |
-							   RD_KAFKA_PURGE_F_NON_BLOCKING);
-	rd_kafka_destroy_flags(rk, RD_KAFKA_DESTROY_F_NO_CONSUMER_CLOSE);
+	if (!kafka_question_abandon(client))
+		kafka_handle_close(rk, client->topic, client->events);
 }
 
 static void
@@ -55,6 +62,7 @@ clients_at_exit(int code pg_attribute_unused(), Datum arg pg_attribute_unused())
 {
 	while (!dlist_is_empty(&open_clients))
 		client_shutdown(dlist_container(KafkaClient, link, dlist_head_node(&open_clients)));
+	kafka_questions_reap(true);
 }
 
 /*
@@ -128,8 +136,7 @@ configure(rd_kafka_conf_t *conf, const StreamInfo *stream, const KafkaSetting *d
 			RD_KAFKA_CONF_OK ||
 		rd_kafka_conf_set(conf, "log.queue", "true", errstr, errsize) != RD_KAFKA_CONF_OK)
 		return false;
-	rd_kafka_conf_set_events(conf, RD_KAFKA_EVENT_ERROR | RD_KAFKA_EVENT_DR |
-									   RD_KAFKA_EVENT_OFFSET_COMMIT | RD_KAFKA_EVENT_LOG);
+	rd_kafka_conf_set_events(conf, RD_KAFKA_EVENT_ERROR | RD_KAFKA_EVENT_DR | RD_KAFKA_EVENT_LOG);
 	return true;
 }
 
@@ -155,6 +162,7 @@ kafka_client_open(rd_kafka_type_t type, const StreamInfo *stream, const KafkaSet
 		before_shmem_exit(clients_at_exit, (Datum) 0);
 		exit_registered = true;
 	}
+	kafka_questions_reap(false);
 
 	context =
 		AllocSetContextCreate(CurrentMemoryContext, "velo Kafka client", ALLOCSET_SMALL_SIZES);

@@ -76,8 +76,9 @@ struct Source
 	char *username;
 	char *password;
 
+	char *group_id;        /* NULL: none */
 	int64 *group_offsets;  /* to tell the consumer group */
-	bool group_wanted;     /* there are some */
+	bool group_wanted;     /* it has not been told of them */
 	bool group_committing; /* librdkafka is about it */
 
 	/* figures */
@@ -92,6 +93,45 @@ struct Source
 static void commit_group(Source *source);
 static Jsonb *kafka_headers(const Record *record);
 
+/* Did the consumer group fail to take its offsets, for a reason that passes? */
+static bool
+group_is_unready(rd_kafka_event_t *event)
+{
+	rd_kafka_resp_err_t err = rd_kafka_event_error(event);
+
+	if (err == RD_KAFKA_RESP_ERR_NO_ERROR)
+	{
+		size_t nresults;
+		const rd_kafka_group_result_t **results = rd_kafka_AlterConsumerGroupOffsets_result_groups(
+			rd_kafka_event_AlterConsumerGroupOffsets_result(event), &nresults);
+		const rd_kafka_error_t *error = rd_kafka_group_result_error(results[0]);
+		const rd_kafka_topic_partition_list_t *list = rd_kafka_group_result_partitions(results[0]);
+
+		if (error != NULL)
+			err = rd_kafka_error_code(error);
+		for (int i = 0; list != NULL && i < list->cnt && err == RD_KAFKA_RESP_ERR_NO_ERROR; i++)
+			err = list->elems[i].err;
+	}
+	return err == RD_KAFKA_RESP_ERR_COORDINATOR_LOAD_IN_PROGRESS ||
+		   err == RD_KAFKA_RESP_ERR_COORDINATOR_NOT_AVAILABLE ||
+		   err == RD_KAFKA_RESP_ERR_NOT_COORDINATOR || kafka_trouble_of(err) == SOURCE_UNREACHABLE;
+}
+
+/* The group has an answer: tell it what came meanwhile, or, in a while, the same again. */
+static void
+source_on_event(void *owner, rd_kafka_event_t *event)
+{
+	Source *source = owner;
+
+	if (rd_kafka_event_type(event) != RD_KAFKA_EVENT_ALTERCONSUMERGROUPOFFSETS_RESULT)
+		return;
+	source->group_committing = false;
+	if (group_is_unready(event))
+		source->group_wanted = true;
+	else if (source->group_wanted)
+		commit_group(source);
+}
+
 /* Give librdkafka back what it would wait for; the client calls it before it closes, or the source itself. */
 static void
 source_give_back(void *owner)
@@ -100,13 +140,12 @@ source_give_back(void *owner)
 
 	source_release(source);
 
-	/* the handle closes at once when a commit to the group has its answer, else with librdkafka's next second */
+	/* whoever looks at the group's lag shall see where we stopped, but a broker that hangs must not keep us */
 	for (int i = 0; source->group_committing && i < GROUP_COMMIT_WAITS; i++)
 	{
 		rd_kafka_event_t *event = rd_kafka_queue_poll(source->client->events, 20);
 
-		if (rd_kafka_event_type(event) == RD_KAFKA_EVENT_OFFSET_COMMIT)
-			source->group_committing = false;
+		source_on_event(source, event);
 		rd_kafka_event_destroy(event);
 	}
 
@@ -124,19 +163,6 @@ source_give_back(void *owner)
 		source->wakeup_fd = -1;
 		ReleaseExternalFD();
 	}
-}
-
-/* The group has an answer: tell it what came meanwhile. */
-static void
-source_on_event(void *owner, rd_kafka_event_t *event)
-{
-	Source *source = owner;
-
-	if (rd_kafka_event_type(event) != RD_KAFKA_EVENT_OFFSET_COMMIT)
-		return;
-	source->group_committing = false;
-	if (source->group_wanted)
-		commit_group(source);
 }
 
 /* (Re)start reading all partitions at their positions; drops what is queued. */
@@ -202,8 +228,6 @@ source_open(const StreamInfo *stream, const char *group_id, const SourcePartitio
 	KafkaSetting owned[] = {
 		/* librdkafka wants a name even where nothing is committed to the group */
 		{"group.id", group_id != NULL ? group_id : "velo"},
-		/* nobody joins the group; but closing would wait that long for its coordinator to take a commit */
-		{"session.timeout.ms", "1"},
 		{"enable.auto.commit", "false"},
 		{"enable.auto.offset.store", "false"},
 		{"auto.offset.reset", "error"},
@@ -230,6 +254,7 @@ source_open(const StreamInfo *stream, const char *group_id, const SourcePartitio
 	source = palloc0(sizeof(Source));
 	source->client = client;
 	source->topic = pstrdup(stream->topic);
+	source->group_id = group_id != NULL ? pstrdup(group_id) : NULL;
 	source->wakeup_fd = -1;
 	source->queue_limit = half / QUEUED_MESSAGE_OVERHEAD;
 	source->queue_bytes_limit = half;
@@ -401,7 +426,11 @@ refresh_offsets(Source *source, TimestampTz now)
 	bool all = TimestampDifferenceExceeds(source->offsets_checked_at, now, OFFSETS_INTERVAL);
 
 	if (all)
+	{
 		source->offsets_checked_at = now;
+		if (source->group_wanted && !source->group_committing)
+			commit_group(source);
+	}
 	for (int i = 0; i < source->npartitions; i++)
 	{
 		SourcePartition *p = &source->partitions[i];
@@ -640,25 +669,36 @@ source_seek(Source *source, int index, int64 offset)
 	assign(source);
 }
 
-/* Tell the group what is wanted, one request at a time.  A courtesy: its failure changes nothing. */
+/*
+ * Tell the group what is wanted, one request at a time.  A courtesy: its failure changes nothing.
+ *
+ * Not by rd_kafka_commit_queue(), for a handle with such a commit under way can't be closed before its answer, or the
+ * time-out for a broker that hangs, which is a minute.
+ */
 static void
 commit_group(Source *source)
 {
 	rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(source->npartitions);
+	rd_kafka_AlterConsumerGroupOffsets_t *request;
 
 	for (int i = 0; i < source->npartitions; i++)
 		rd_kafka_topic_partition_list_add(list, source->topic, source->numbers[i])->offset =
 			source->group_offsets[i];
 	source->group_wanted = false;
-	source->group_committing =
-		list->cnt > 0 && rd_kafka_commit_queue(source->client->rk, list, source->client->events,
-											   NULL, NULL) == RD_KAFKA_RESP_ERR_NO_ERROR;
+	source->group_committing = true;
+	request = rd_kafka_AlterConsumerGroupOffsets_new(source->group_id, list);
+	rd_kafka_AlterConsumerGroupOffsets(source->client->rk, &request, 1, NULL,
+									   source->client->events);
+	rd_kafka_AlterConsumerGroupOffsets_destroy(request);
 	rd_kafka_topic_partition_list_destroy(list);
 }
 
 void
 source_commit_group(Source *source, const int64 *committed)
 {
+	Assert(source->group_id != NULL);
+	if (source->npartitions == 0)
+		return;
 	memcpy(source->group_offsets, committed, source->npartitions * sizeof(int64));
 	source->group_wanted = true;
 	if (!source->group_committing)

@@ -158,10 +158,11 @@ producer_send(Producer *producer, int32 partition, const char *key, Size key_len
 				errdetail("The topic has %d partitions.", producer->npartitions));
 	if (!TIMESTAMP_IS_NOBEGIN(timestamp))
 	{
-		if (TIMESTAMP_IS_NOEND(timestamp) || timestamp <= SetEpochTimestamp())
+		if (!TIMESTAMP_IS_NOEND(timestamp) && timestamp > SetEpochTimestamp())
+			ms = (timestamp - SetEpochTimestamp()) / 1000;
+		if (ms == 0)
 			ereport(ERROR, errcode(ERRCODE_DATETIME_VALUE_OUT_OF_RANGE),
 					errmsg("timestamp of a record must be finite and after 1970-01-01"));
-		ms = (timestamp - SetEpochTimestamp()) / 1000;
 	}
 
 	while ((err = produce(producer, partition, key, key_len, value, value_len, ms, headers,

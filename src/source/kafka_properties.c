@@ -144,7 +144,13 @@ static const char *const public_properties[] = {
 };
 
 static const char *const secret_properties[] = {
-	"sasl.oauthbearer.client.secret", "sasl.password", "ssl.key.password", "ssl.key.pem",
+	"sasl.oauthbearer.assertion.private.key.passphrase",
+	"sasl.oauthbearer.assertion.private.key.pem",
+	"sasl.oauthbearer.client.credentials.client.secret",
+	"sasl.oauthbearer.client.secret",
+	"sasl.password",
+	"ssl.key.password",
+	"ssl.key.pem",
 	"ssl.keystore.password",
 };
 

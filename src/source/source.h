@@ -18,6 +18,9 @@
 #define SOURCE_OFFSET_BEGINNING (-2)
 #define SOURCE_OFFSET_END (-1)
 
+/* The fetch queue's part of a pipeline's memory, and of that of an ad-hoc scan: one in so many */
+#define SOURCE_QUEUE_SHARE 4
+
 typedef struct Source Source;
 
 /* What is read of one partition.  The source keeps "position" up to date as it hands records out. */
@@ -26,8 +29,8 @@ typedef struct SourcePartition
 	int32 partition; /* the broker's number */
 	int64 position;  /* next offset to hand out; moves past control records at the end, too */
 	int64 low;       /* low offset as last seen, -1: not yet */
-	int64 end;   /* end offset (read_committed: the last stable offset) as last seen; -1: not yet */
-	bool at_end; /* everything up to "end" has been handed out */
+	int64 end;       /* end offset, or last stable one, as last seen; -1: not yet */
+	bool at_end;     /* everything up to "end" has been handed out */
 } SourcePartition;
 
 typedef enum SourceTrouble

@@ -14,4 +14,8 @@ CREATE DOMAIN fuzz_positive AS int CHECK (value > 0);
 CREATE DOMAIN fuzz_given AS text NOT NULL;
 CREATE DOMAIN fuzz_json AS json;
 CREATE TYPE fuzz_pair AS (a int, b text);
+CREATE DOMAIN fuzz_list AS int[] CHECK (cardinality(value) < 3);
+CREATE DOMAIN fuzz_odd_pair AS fuzz_pair CHECK ((value).a % 2 = 1);
+CREATE TYPE fuzz_mood AS ENUM ('sad', 'ok', 'very happy');
+CREATE TYPE fuzz_nest AS (p fuzz_pair, l fuzz_pair[], m fuzz_mood, t timestamptz, d fuzz_positive);
 CREATE TABLE trades (symbol text, price float8, ts timestamptz);

@@ -156,6 +156,14 @@ sub create_topic
 	return $self->tool_ok('', 'create', $topic, $partitions, map { "$_=$config{$_}" } sort keys %config);
 }
 
+# Add partitions to a topic, up to that number.
+sub grow_topic
+{
+	my ($self, $topic, $partitions) = @_;
+
+	return $self->tool_ok('', 'grow', $topic, $partitions);
+}
+
 sub delete_topic
 {
 	my ($self, $topic) = @_;
@@ -169,6 +177,14 @@ sub trim_topic
 	my ($self, $topic, $partition, $offset) = @_;
 
 	return $self->tool_ok('', 'trim', $topic, $partition, $offset);
+}
+
+# The offset that a consumer group has committed, -1001 if none.
+sub committed
+{
+	my ($self, $group, $topic, $partition) = @_;
+
+	return 0 + $self->tool_ok('', 'committed', $group, $topic, $partition);
 }
 
 # Escape bytes for kafka_tool; undef is no key or no value.
