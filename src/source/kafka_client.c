@@ -43,10 +43,10 @@ client_shutdown(KafkaClient *client)
 
 	if (rk == NULL)
 		return;
-	dlist_delete(&client->link);
 	if (client->before_close != NULL)
 		client->before_close(client->owner);
 	client->rk = NULL;
+	dlist_delete(&client->link);
 	if (!kafka_question_abandon(client))
 		kafka_handle_close(rk, client->topic, client->events);
 }
