@@ -291,38 +291,30 @@ compute_output(EmitState *state)
 
 /* ------------------------------------------------------------------ errors */
 
+static void
+emit_step(void *arg)
+{
+	EmitState *state = arg;
+
+	MemoryContextSwitchTo(state->emitter->context);
+	if (state->emitter->ncollected > 0)
+		compute_collected(state);
+	compute_output(state);
+}
+
 /* Emit groups [first, first + ngroups); NULL if that worked, else the error, with no harm done. */
 static ErrorData *
 try_emit(EmitState *state, int first, int ngroups)
 {
-	MemoryContext context = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
-	ErrorData *volatile error = NULL;
+	MemoryContext caller = MemoryContextSwitchTo(state->result);
+	ErrorData *error;
 
 	state->first = first;
 	state->ngroups = ngroups;
 	for (int i = first; i < first + ngroups; i++)
 		state->rows[i].has_row = false;
-
-	BeginInternalSubTransaction(NULL);
-	PG_TRY();
-	{
-		MemoryContextSwitchTo(state->emitter->context);
-		if (state->emitter->ncollected > 0)
-			compute_collected(state);
-		compute_output(state);
-		ReleaseCurrentSubTransaction();
-	}
-	PG_CATCH();
-	{
-		MemoryContextSwitchTo(state->result);
-		error = CopyErrorData();
-		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
-	}
-	PG_END_TRY();
-	MemoryContextSwitchTo(context);
-	CurrentResourceOwner = owner;
+	error = try_in_subtransaction(emit_step, state);
+	MemoryContextSwitchTo(caller);
 	MemoryContextReset(state->emitter->context);
 	return error;
 }

@@ -138,6 +138,12 @@ extern EmittedRow *emitter_run(Emitter *emitter, GroupTable *table, StateGroup *
 extern bool plan_lock_relations(PlannedStmt *plan);
 
 /*
+ * Call a function in a subtransaction, in the current memory context.  Returns NULL, or what it threw, a copy in that
+ * context, after the subtransaction was rolled back.
+ */
+extern ErrorData *try_in_subtransaction(void (*step)(void *arg), void *arg);
+
+/*
  * True for errors that a record or row causes (it is set aside); false for those that come from outside and would hit
  * the next one as well (a missing table, a full disk: the pipeline waits and tries again).
  */

@@ -283,6 +283,17 @@ decode_error_callback(void *arg)
 		record_error_context(context->scan, context->batch, context->position);
 }
 
+static void
+decode_rest(void *arg)
+{
+	DecodeContext *context = arg;
+	RecordBatch *batch = context->batch;
+
+	decoder_decode(context->scan->decoder, batch, context->position, batch->nrecords,
+				   &context->position);
+	context->position = batch->nrecords;
+}
+
 /*
  * Decode from context->position on, to the end or up to and with a record for which a type's input function throws:
  * that one is marked bad and position set behind it.
@@ -290,40 +301,17 @@ decode_error_callback(void *arg)
 static void
 decode_up_to_error(DecodeContext *context)
 {
-	MemoryContext caller_context = CurrentMemoryContext;
-	ResourceOwner caller_owner = CurrentResourceOwner;
 	RecordBatch *batch = context->batch;
-	int from = context->position;
+	ErrorData *error = try_in_subtransaction(decode_rest, context);
 
-	BeginInternalSubTransaction(NULL);
-	MemoryContextSwitchTo(caller_context);
-	PG_TRY();
-	{
-		decoder_decode(context->scan->decoder, batch, from, batch->nrecords, &context->position);
-		context->position = batch->nrecords;
-		ReleaseCurrentSubTransaction();
-		MemoryContextSwitchTo(caller_context);
-		CurrentResourceOwner = caller_owner;
-	}
-	PG_CATCH();
-	{
-		ErrorData *error;
-
-		MemoryContextSwitchTo(caller_context);
-		error = CopyErrorData();
-		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
-		MemoryContextSwitchTo(caller_context);
-		CurrentResourceOwner = caller_owner;
-
-		if (!error_is_of_record(error->sqlerrcode))
-			ReThrowError(error);
-		record_batch_set_error(batch, context->position, error->sqlerrcode, error->message,
-							   error->detail);
-		FreeErrorData(error);
-		context->position++;
-	}
-	PG_END_TRY();
+	if (error == NULL)
+		return;
+	if (!error_is_of_record(error->sqlerrcode))
+		ReThrowError(error);
+	record_batch_set_error(batch, context->position, error->sqlerrcode, error->message,
+						   error->detail);
+	FreeErrorData(error);
+	context->position++;
 }
 
 /*

@@ -42,31 +42,33 @@ fail_record(Pipeline *pipeline, const char *kind, int stream, int record, const 
  */
 typedef void (*Step)(Pipeline *pipeline, void *arg);
 
+typedef struct StepCall
+{
+	Step step;
+	Pipeline *pipeline;
+	void *arg;
+} StepCall;
+
+static void
+call_step(void *arg)
+{
+	StepCall *call = arg;
+
+	call->step(call->pipeline, call->arg);
+}
+
 static ErrorData *
 try_step(Pipeline *pipeline, Step step, void *arg)
 {
-	ResourceOwner owner = CurrentResourceOwner;
-	ErrorData *volatile error = NULL;
+	StepCall call = {step, pipeline, arg};
+	ErrorData *error;
 
-	BeginInternalSubTransaction(NULL);
 	MemoryContextSwitchTo(pipeline->round_context);
-	PG_TRY();
-	{
-		step(pipeline, arg);
-		ReleaseCurrentSubTransaction();
-	}
-	PG_CATCH();
-	{
-		stream_scan_set_batches(NULL);
-		MemoryContextSwitchTo(pipeline->round_context);
-		error = CopyErrorData();
-		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
-	}
-	PG_END_TRY();
-	MemoryContextSwitchTo(pipeline->round_context);
-	CurrentResourceOwner = owner;
-	if (error != NULL && !error_is_of_record(error->sqlerrcode))
+	error = try_in_subtransaction(call_step, &call);
+	if (error == NULL)
+		return NULL;
+	stream_scan_set_batches(NULL);
+	if (!error_is_of_record(error->sqlerrcode))
 		ReThrowError(error);
 	return error;
 }

@@ -94,12 +94,6 @@ extern void slot_free(PipelineSlot *slot);
 extern void begin_transaction(void);
 extern void commit_transaction(void);
 
-/*
- * Call a function in a subtransaction, in the current memory context.  Returns NULL, or what it threw, after the
- * subtransaction was rolled back.
- */
-extern ErrorData *try_in_subtransaction(void (*step)(void *arg), void *arg);
-
 extern void ddl_install_hook(void);
 
 #endif /* VELO_SHARED_H */

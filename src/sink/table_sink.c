@@ -331,36 +331,35 @@ error_is_of_row(Sink *sink, int sqlerrcode)
 	return error_is_of_record(sqlerrcode);
 }
 
+/* Rows of one action. */
+typedef struct RowSet
+{
+	Sink *sink;
+	SinkAction action;
+	SinkRow **rows;
+	int nrows;
+} RowSet;
+
+static void
+write_step(void *arg)
+{
+	RowSet *set = arg;
+
+	write_set(set->sink, set->action, set->rows, set->nrows);
+}
+
 /*
  * Write a set of rows of one action; those that the target refuses get their error.  Returns how many were written.
  */
 static int64
 write_isolated(Sink *sink, SinkAction action, SinkRow **rows, int nrows)
 {
-	MemoryContext context = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
-	ErrorData *volatile error = NULL;
+	RowSet set = {sink, action, rows, nrows};
+	ErrorData *error;
 
 	if (nrows == 0)
 		return 0;
-	BeginInternalSubTransaction(NULL);
-	MemoryContextSwitchTo(context);
-	PG_TRY();
-	{
-		write_set(sink, action, rows, nrows);
-		ReleaseCurrentSubTransaction();
-	}
-	PG_CATCH();
-	{
-		MemoryContextSwitchTo(context);
-		error = CopyErrorData();
-		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
-	}
-	PG_END_TRY();
-	MemoryContextSwitchTo(context);
-	CurrentResourceOwner = owner;
-
+	error = try_in_subtransaction(write_step, &set);
 	if (error == NULL)
 		return nrows;
 	if (!error_is_of_row(sink, error->sqlerrcode))
