@@ -375,6 +375,7 @@ tear_down(Pipeline *pipeline)
 	list_free(watched_streams);
 	watched_relations = NIL;
 	watched_streams = NIL;
+	MemoryContextSwitchTo(TopMemoryContext);
 	MemoryContextDelete(pipeline->context);
 }
 

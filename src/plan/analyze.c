@@ -326,8 +326,8 @@ continuous_analyze(const char *text, const char *emit, bool stop_at_end, int64 g
 	refuse_statement(analysis.pstate, raw);
 
 	/* parse analysis may change the parse tree, which is still wanted for positions */
-	query =
-		parse_analyze_withcb(copyObject(raw), text, setup_window_bounds, analysis.dialect, NULL);
+	query = parse_analyze_withcb(copyObject(raw), analysis.dialect->sql, setup_window_bounds,
+								 analysis.dialect, NULL);
 	if (query->setOperations != NULL)
 		query = wrap_set_operation(query);
 	inline_stream_ctes(query);
@@ -336,6 +336,7 @@ continuous_analyze(const char *text, const char *emit, bool stop_at_end, int64 g
 		apply_window_clause(&analysis, query);
 
 	result->query = query;
+	result->sql = analysis.dialect->sql;
 	result->window.grace = choose_grace(&analysis, grace);
 	describe(&analysis, emit, stop_at_end);
 

@@ -417,6 +417,7 @@ parse_options(const char *options)
 	List *statements;
 	ExplainStmt *statement;
 	ErrorContextCallback callback;
+	ListCell *lc;
 
 	if (options[strspn(options, " \t\r\n")] == '\0')
 		return NIL;
@@ -433,6 +434,9 @@ parse_options(const char *options)
 		ereport(ERROR, (errcode(ERRCODE_SYNTAX_ERROR),
 						errmsg("invalid options of EXPLAIN: \"%s\"", options),
 						errhint("Write them as between the parentheses of EXPLAIN.")));
+	/* their places are in this text and not in the query's */
+	foreach (lc, statement->options)
+		lfirst_node(DefElem, lc)->location = -1;
 	return statement->options;
 }
 
@@ -443,6 +447,7 @@ velo_explain(PG_FUNCTION_ARGS)
 	char *source = text_to_cstring(PG_GETARG_TEXT_PP(0));
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
 	ExplainStmt *statement = makeNode(ExplainStmt);
+	ParseState *pstate = make_parsestate(NULL);
 	ContinuousQuery *query;
 	DestReceiver *receiver;
 
@@ -451,6 +456,8 @@ velo_explain(PG_FUNCTION_ARGS)
 	/* whether it will be told to stop at the end is not known here */
 	query = continuous_analyze(source, NULL, true, -1);
 	statement->query = (Node *) copyObject(query->query);
+	/* other extensions read it again, and know no dialect */
+	pstate->p_sourcetext = query->sql;
 
 	receiver = CreateTuplestoreDestReceiver();
 	SetTuplestoreDestReceiverParams(receiver, rsinfo->setResult,
@@ -458,7 +465,7 @@ velo_explain(PG_FUNCTION_ARGS)
 	explained = query;
 	PG_TRY();
 	{
-		ExplainQuery(make_parsestate(NULL), statement, NULL, receiver);
+		ExplainQuery(pstate, statement, NULL, receiver);
 	}
 	PG_FINALLY();
 	{

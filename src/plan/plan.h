@@ -19,6 +19,8 @@
 typedef struct ContinuousQuery
 {
 	Query *query; /* bound, with windows as velo.tumble/velo.hop in GROUP BY: what the view holds */
+	/* its text, the clauses of the dialect blanked; NULL if it was not analysed from one */
+	const char *sql;
 	List *streams; /* of Oid, each once, in order of appearance */
 	bool grouped;  /* has GROUP BY or aggregates */
 	bool windowed; /* the rule of lateness applies */
