@@ -27,7 +27,7 @@ struct StreamKeys
 	int *columns; /* of the input rows */
 	Oid *collations;
 	TypeCacheEntry **types;
-	const WindowSpec *window;
+	WindowSpec window;
 	int64 generation;    /* length of one in microseconds */
 	TimestampTz *starts; /* [window_max()] scratch */
 	int64 forgotten;     /* generations before this one are */
@@ -51,13 +51,16 @@ stream_keys_create(const GroupedPlan *plan)
 		keys->collations[i] = key->collation;
 		keys->types[i] = lookup_type_cache(key->type, TYPECACHE_HASH_EXTENDED_PROC_FINFO);
 	}
-	keys->window = &plan->grouping->window;
+	/* a copy, for the plan may be made anew */
+	keys->window = plan->grouping->window;
+	keys->window.zone = keys->window.zone ? pstrdup(keys->window.zone) : NULL;
+	keys->window.trunc = keys->window.trunc ? pstrdup(keys->window.trunc) : NULL;
 	keys->forgotten = PG_INT64_MIN;
-	if (keys->window->kind != WINDOW_NONE)
+	if (keys->window.kind != WINDOW_NONE)
 	{
-		if (pg_mul_s64_overflow(keys->window->size, GENERATION_WINDOWS, &keys->generation))
+		if (pg_mul_s64_overflow(keys->window.size, GENERATION_WINDOWS, &keys->generation))
 			keys->generation = PG_INT64_MAX;
-		keys->starts = palloc_array(TimestampTz, window_max(keys->window));
+		keys->starts = palloc_array(TimestampTz, window_max(&keys->window));
 	}
 	return keys;
 }
@@ -100,12 +103,12 @@ generations_of_row(const StreamKeys *keys, const InputRows *rows, int row, int64
 	int nstarts;
 	int n = 0;
 
-	if (keys->window->kind == WINDOW_NONE)
+	if (keys->window.kind == WINDOW_NONE)
 	{
 		generations[0] = 0;
 		return 1;
 	}
-	nstarts = window_assign(keys->window, rows->time[row], keys->starts);
+	nstarts = window_assign(&keys->window, rows->time[row], keys->starts);
 	if (nstarts == 0)
 		return 0;
 	generations[n++] = generation_of(keys, keys->starts[0]);
@@ -170,8 +173,8 @@ first_open_generation(const StreamKeys *keys, TimestampTz closed)
 	TimestampTz start;
 
 	/* a window of wall-clock days may be some hours longer */
-	if (pg_sub_s64_overflow(closed, keys->window->size, &start) ||
-		pg_sub_s64_overflow(start, keys->window->grace, &start) ||
+	if (pg_sub_s64_overflow(closed, keys->window.size, &start) ||
+		pg_sub_s64_overflow(start, keys->window.grace, &start) ||
 		pg_sub_s64_overflow(start, USECS_PER_DAY, &start))
 		return PG_INT64_MIN;
 	return generation_of(keys, start);
@@ -184,7 +187,7 @@ stream_keys_forget(Pipeline *pipeline)
 	int64 first;
 
 	/* one pipeline does it for all, when it has itself got so far */
-	if (keys->window->kind == WINDOW_NONE || pipeline->number != 0 ||
+	if (keys->window.kind == WINDOW_NONE || pipeline->number != 0 ||
 		first_open_generation(keys, pipeline->closed) <= keys->forgotten)
 		return;
 	first =

@@ -221,8 +221,7 @@ wait_for_query(Waited *waited, TimestampTz deadline)
 		if (done || left <= 0)
 			break;
 		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-						 Min(left, knows_end ? POLL_MS : ASK_AGAIN_MS),
-						 PG_WAIT_EXTENSION);
+						 Min(left, knows_end ? POLL_MS : ASK_AGAIN_MS), PG_WAIT_EXTENSION);
 		ResetLatch(MyLatch);
 		CHECK_FOR_INTERRUPTS();
 	}

@@ -893,11 +893,10 @@ transaction(Pipeline *pipeline)
 		return TRANSACTION_OVER;
 	}
 	pipeline->in_shared_groups = false;
-	if (pipeline->groups != NULL && query->merged && !pipeline->folded)
-	{
+	if (pipeline->groups != NULL && query->merged && (!pipeline->folded || pipeline->outdated))
 		enter_shared_groups(pipeline);
+	if (pipeline->groups != NULL && query->merged && !pipeline->folded)
 		fold_private_groups(pipeline);
-	}
 
 	while (records > 0)
 	{
@@ -926,6 +925,7 @@ transaction(Pipeline *pipeline)
 	enter_shared_groups(pipeline);
 	if (pipeline->partial != NULL && !fold_partial_groups(pipeline))
 	{
+		pipeline->outdated = true;
 		AbortOutOfAnyTransaction();
 		return TRANSACTION_OUTDATED;
 	}
@@ -962,6 +962,7 @@ transaction(Pipeline *pipeline)
 	pipeline->unproven &= !proven;
 	record_stage(METRIC_COMMIT, GetCurrentTimestamp() - stage_start);
 	MemoryContextSwitchTo(pipeline->context);
+	MemoryContextReset(pipeline->round_context);
 	pipeline->stage = STAGE_NONE;
 	return TRANSACTION_COMMITTED;
 }
@@ -1001,6 +1002,7 @@ committed(Pipeline *pipeline)
 	}
 	pipeline->committed_counters = pipeline->counters;
 	pipeline->folded = true;
+	pipeline->outdated = false;
 	if (watermark_moved && pipeline->query->npipelines > 1)
 		pipeline_wake_siblings(pipeline->id);
 	publish_figures(pipeline);

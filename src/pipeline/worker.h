@@ -111,6 +111,7 @@ typedef struct Pipeline
 	bool folded; /* of a merged query: this pipeline has shared its share of groups that were not */
 	bool all_shared;       /* of a merged query: no pipeline has groups of its own any more */
 	bool in_shared_groups; /* see enter_shared_groups(); of the running transaction */
+	bool outdated;         /* the last transaction was: this one enters the shared groups first */
 	bool all_stopped;      /* every partition has reached its stop offset */
 } Pipeline;
 

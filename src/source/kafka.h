@@ -60,8 +60,8 @@ struct KafkaClient
 
 /*
  * Make a client of the stream's brokers.  Settings, from weak to strong: "defaults" (those that this librdkafka
- * does not know are skipped), the stream's properties, "owned".  Both arrays end with a NULL name.  Never waits;
- * ereport if librdkafka refuses a property.
+ * does not know are skipped; NULL: none), the stream's properties, "owned".  Both arrays end with a NULL name.  Never
+ * waits; ereport if librdkafka refuses a property.
  */
 extern KafkaClient *kafka_client_open(rd_kafka_type_t type, const StreamInfo *stream,
 									  const KafkaSetting *defaults, const KafkaSetting *owned);

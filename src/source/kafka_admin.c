@@ -15,18 +15,13 @@
 static KafkaClient *
 admin_open(const StreamInfo *stream)
 {
-	static const KafkaSetting defaults[] = {
-		{"client.id", "velo"},
-		{"sasl.mechanisms", "PLAIN"},
-		{NULL},
-	};
 	static const KafkaSetting owned[] = {
 		{"isolation.level", "read_committed"},
 		{"allow.auto.create.topics", "false"},
 		{NULL},
 	};
 
-	return kafka_client_open(RD_KAFKA_CONSUMER, stream, defaults, owned);
+	return kafka_client_open(RD_KAFKA_CONSUMER, stream, NULL, owned);
 }
 
 /* Sets the question's npartitions.  Runs in a thread, see KafkaQuestion. */

@@ -106,6 +106,23 @@ note_error(rd_kafka_t *rk, int code, const char *reason, void *opaque)
 	kafka_clean_text(client->message, sizeof(client->message), reason);
 }
 
+/* Weaker than all other settings. */
+static const KafkaSetting common_defaults[] = {
+	{"client.id", "velo"},
+	{"sasl.mechanisms", "PLAIN"},
+	/* closing would wait a second for the last metrics to be pushed (librdkafka 2.5), which nobody asked for */
+	{"enable.metrics.push", "false"},
+	{NULL},
+};
+
+/* Set what this librdkafka knows. */
+static void
+set_defaults(rd_kafka_conf_t *conf, const KafkaSetting *defaults)
+{
+	for (const KafkaSetting *s = defaults; s != NULL && s->name != NULL; s++)
+		rd_kafka_conf_set(conf, s->name, s->value, NULL, 0);
+}
+
 /* Returns false, with the reason in errstr, if librdkafka refuses one of the properties. */
 static bool
 configure(rd_kafka_conf_t *conf, const StreamInfo *stream, const KafkaSetting *defaults,
@@ -113,9 +130,8 @@ configure(rd_kafka_conf_t *conf, const StreamInfo *stream, const KafkaSetting *d
 {
 	ListCell *lc;
 
-	for (const KafkaSetting *s = defaults; s->name != NULL; s++)
-		rd_kafka_conf_set(conf, s->name, s->value, NULL, 0);
-
+	set_defaults(conf, common_defaults);
+	set_defaults(conf, defaults);
 	foreach (lc, stream->properties)
 	{
 		DefElem *def = (DefElem *) lfirst(lc);

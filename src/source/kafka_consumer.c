@@ -214,8 +214,6 @@ source_open(const StreamInfo *stream, const char *group_id, const SourcePartitio
 	char messages[16];
 	int64 half = Max((int64) queue_kb, 1024) * 1024 / 2; /* of values; of overhead */
 	KafkaSetting defaults[] = {
-		{"client.id", "velo"},
-		{"sasl.mechanisms", "PLAIN"},
 		{"check.crcs", "true"},
 		/* the mock answers a fetch at the end of the log only after this time, Kafka when records come */
 		{"fetch.wait.max.ms", kafka_is_dev_broker(stream->brokers) ? "10" : "100"},

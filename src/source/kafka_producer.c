@@ -81,8 +81,6 @@ Producer *
 producer_open(const StreamInfo *stream)
 {
 	static const KafkaSetting defaults[] = {
-		{"client.id", "velo"},
-		{"sasl.mechanisms", "PLAIN"},
 		{"linger.ms", "5"},
 		{"message.timeout.ms", "30000"},
 		{"queue.buffering.max.kbytes", "65536"},

@@ -79,8 +79,8 @@ fold_groups(GroupTable *table, GroupTable *source)
 
 			if (entry != NULL && (entry->group.flags & ENTRY_GONE) == 0)
 				fold_entry(table, source, entry, &buffer);
+			CHECK_FOR_INTERRUPTS();
 		}
-		CHECK_FOR_INTERRUPTS();
 	}
 	MemoryContextSwitchTo(caller);
 	pfree(buffer.data);

@@ -59,11 +59,14 @@ undo_note_made(GroupTable *table, Entry *entry)
 void
 undo_note_change(GroupTable *table, Entry *entry)
 {
-	UndoStep *step = add_step(table, entry);
+	int values = table->undo_values.len;
+	UndoStep *step;
 
-	step->values = table->undo_values.len;
-	step->rows = collected_mark(entry);
+	/* first what may throw: a step must be whole */
 	aggregates_write(table, entry, &table->undo_values);
+	step = add_step(table, entry);
+	step->values = values;
+	step->rows = collected_mark(entry);
 }
 
 int
