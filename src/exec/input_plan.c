@@ -109,7 +109,7 @@ append_row(InputPlan *input, BatchSet *set, TupleTableSlot *slot, InputRows *row
 	rows->nulls[input->record_column][row] = true;
 	rows->record[row] = index;
 	rows->stream[row] = stream;
-	rows->late[row] = false;
+	rows->late[row] = rows->created[row] = false;
 	if (input->windowed)
 	{
 		RecordBatch *batch = set->batches[stream];

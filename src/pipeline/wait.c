@@ -201,6 +201,7 @@ wait_for_query(Waited *waited, TimestampTz deadline)
 	for (;;)
 	{
 		QueryInfo *query;
+		bool knows_end;
 		long left;
 
 		MemoryContextSwitchTo(poll_context);
@@ -213,14 +214,14 @@ wait_for_query(Waited *waited, TimestampTz deadline)
 			MemoryContextSwitchTo(poll_context);
 		}
 		done = is_done(query, waited);
+		knows_end = waited->asked || query->stop_at_end;
 		MemoryContextSwitchTo(caller);
 		MemoryContextReset(poll_context);
 		left = TimestampDifferenceMilliseconds(GetCurrentTimestamp(), deadline);
 		if (done || left <= 0)
 			break;
 		(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH,
-						 Min(left, waited->asked || query->stop_at_end ? POLL_MS : ASK_AGAIN_MS),
-						 PG_WAIT_EXTENSION);
+						 Min(left, knows_end ? POLL_MS : ASK_AGAIN_MS), PG_WAIT_EXTENSION);
 		ResetLatch(MyLatch);
 		CHECK_FOR_INTERRUPTS();
 	}
