@@ -214,7 +214,7 @@ FROM velo.dead_letters ORDER BY query, "offset";
 SELECT velo.dev_create_topic(:'topic' || '.shared', 2);
 SELECT velo.create_stream('streams.shared', 'v int, p int OPTIONS (metadata ''partition'')',
     topic => :'topic' || '.shared', brokers => :'brokers');
-SELECT velo.create_query('folded', 'SELECT sum(v), sum_int2(v::int2) FILTER (WHERE v IS NOT NULL), count(*) FROM shared', pipelines => 2);
+SELECT velo.create_query('folded', 'SELECT sum(v), sum_int2(v::int2) FILTER (WHERE v IS NOT NULL), count(*), sum(v::numeric) FILTER (WHERE v > 100000) AS none FROM shared', pipelines => 2);
 INSERT INTO streams.shared VALUES (NULL, 0);
 SELECT velo.wait('folded');
 TABLE folded;

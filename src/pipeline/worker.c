@@ -8,7 +8,7 @@
  *
  * Memory has two truths, the catalog's and the worker's.  After a commit they agree.  After an abort the worker's is
  * thrown away and taken from the catalog again: groups are loaded from the last checkpoint, sources go back to the
- * committed offsets.  So nothing is ever left half changed, and no undo log is needed.
+ * committed offsets.  So nothing is ever left half changed.
  *
  * Applying can hardly fail, for everything was evaluated before; where it does (overflow of a sum), the transaction is
  * replayed with the means to take single records back, so that the one that fails can become a dead letter.

@@ -19,8 +19,8 @@ typedef struct PipelinePartition
 	TimestampTz watermark;       /* of the running transaction */
 	TimestampTz round_watermark; /* as it was before the current batch */
 	bool idle;                   /* of the running transaction */
-	TimestampTz
-		last_record_at; /* wall clock; if later, the start of the pipeline or the end of an outage */
+	/* wall clock; if later, the start of the pipeline or the end of an outage */
+	TimestampTz last_record_at;
 } PipelinePartition;
 
 typedef struct PipelineStream
@@ -79,9 +79,8 @@ typedef struct Pipeline
 	InputPlan *input;
 	Emitter *emitter;
 	Sink *sink;
-	GroupTable *groups; /* NULL: ungrouped */
-	GroupTable
-		*partial; /* of a merged query: what the running transaction has aggregated; else NULL */
+	GroupTable *groups;      /* NULL: ungrouped */
+	GroupTable *partial;     /* of a merged query: of the running transaction; else NULL */
 	StreamKeys *stream_keys; /* NULL: nobody else can have a group of this pipeline's */
 	InputRows *rows;
 	BatchSet set;

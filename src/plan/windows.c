@@ -18,6 +18,7 @@
 #include "parser/parse_clause.h"
 #include "parser/parse_func.h"
 #include "parser/parse_oper.h"
+#include "parser/parse_relation.h"
 #include "parser/scansup.h"
 #include "parser/parsetree.h"
 #include "rewrite/rewriteManip.h"

@@ -568,6 +568,16 @@ aggregates_write(GroupTable *table, Entry *entry, StringInfo out)
 }
 
 /*
+ * Did a combine function return NULL?  In older minor releases those of internal states, as numeric_avg_combine(), return
+ * a NULL pointer for two NULLs, which no function that serialises can take.
+ */
+static bool
+combined_is_null(const Transition *trans, FunctionCallInfo call, Datum result)
+{
+	return call->isnull || (trans->internal && DatumGetPointer(result) == NULL);
+}
+
+/*
  * Bytes of an internal state are read the way that parallel aggregation takes partial states in: combining with nothing
  * makes a state in the aggregate's own memory, which transitions can go on with.
  */
@@ -583,7 +593,7 @@ read_internal(GroupTable *table, Transition *trans, StringInfo in, bool *isnull)
 	call->args[1].isnull = trans->deserialise->isnull;
 	call->isnull = false;
 	partial = FunctionCallInvoke(call);
-	*isnull = call->isnull;
+	*isnull = combined_is_null(trans, call, partial);
 	return partial;
 }
 
@@ -656,7 +666,7 @@ combine(GroupTable *table, Transition *trans, TransValue *into, Datum value, boo
 	if (!trans->byval && (into->isnull || call->isnull || result != into->value))
 		result = adopt(table, trans, result, call->isnull, into->value, into->isnull);
 	into->value = result;
-	into->isnull = call->isnull;
+	into->isnull = combined_is_null(trans, call, result);
 	into->unset = false;
 }
 

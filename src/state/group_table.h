@@ -266,8 +266,8 @@ struct GroupTable
 	int nundo_steps;
 	int max_undo_steps;
 	StringInfoData undo_values;
-	Size
-		abandoned; /* about how much memory of the windows has nobody's values in it since undoing */
+	/* about how much memory of the windows has had values in it that were undone, and is lost */
+	Size abandoned;
 
 	/* the stored groups */
 	int64 nstored;  /* sum over the windows */
