@@ -657,12 +657,6 @@ combine(GroupTable *table, Transition *trans, TransValue *into, Datum value, boo
 	call->args[1].isnull = isnull;
 	call->isnull = false;
 	result = FunctionCallInvoke(call);
-	/*
-	 * In older minor releases the combine functions of sum() and avg() make a null pointer of nothing and nothing and
-	 * don't call it NULL, which no serialisation function expects.
-	 */
-	if (trans->internal && DatumGetPointer(result) == NULL)
-		call->isnull = true;
 	if (!trans->byval && (into->isnull || call->isnull || result != into->value))
 		result = adopt(table, trans, result, call->isnull, into->value, into->isnull);
 	into->value = result;
