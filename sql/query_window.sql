@@ -203,6 +203,17 @@ TABLE e_bin ORDER BY 1;
 SELECT name, late, dead_letters, watermark BETWEEN '294276-12-31 23:59:49.999999+00' AND '294276-12-31 23:59:59.999999+00' AS watermark
 FROM velo.queries WHERE name LIKE 'e_%' ORDER BY 1;
 
+-- event time moves even where the work on a batch takes longer than it takes to be idle
+SELECT velo.dev_create_topic(:'topic' || '.slow');
+SELECT velo.create_stream('streams.slow_events', 'n int, ts timestamptz', topic => :'topic' || '.slow', brokers => :'brokers',
+    event_time => 'ts', watermark => '0', options => '{"idle_timeout": "1 ms"}');
+SELECT velo.create_query('slow', 'SELECT count(*) FROM slow_events WHERE pg_sleep(0.02) IS NOT NULL WINDOW TUMBLING(1m)');
+INSERT INTO slow_events VALUES (1, '2026-01-01 00:00:00Z');
+SELECT velo.wait('slow', '20 s');
+INSERT INTO slow_events VALUES (2, '2026-01-01 02:00:00Z');
+SELECT velo.wait('slow', '20 s');
+TABLE slow;
+
 -- what has a window of its own is no column of the stream's, unless it says which
 SELECT velo.create_stream('streams.bounds', 'window_start int, ts timestamptz', topic => :'topic' || '.one', brokers => :'brokers',
     event_time => 'ts', watermark => '10 s');

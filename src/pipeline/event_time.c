@@ -101,8 +101,11 @@ query_watermark(Pipeline *pipeline, TimestampTz now)
 		return Max(Max(all.least, pipeline->closed), pipeline->advanced);
 	}
 
-	/* nobody holds event time back any more: it stands where the furthest partition is, and goes on from there */
-	if (pipeline->all_idle_since == DT_NOBEGIN)
+	/*
+	 * Nobody holds event time back any more: it stands where the furthest partition is, and goes on from there.  That
+	 * may have moved without having been seen active, if the time-out is shorter than the work on a batch.
+	 */
+	if (pipeline->all_idle_since == DT_NOBEGIN || all.greatest > pipeline->idle_stand)
 	{
 		pipeline->all_idle_since = now;
 		pipeline->idle_stand = Max(all.greatest, pipeline->closed);

@@ -242,7 +242,13 @@ collected_advance(GroupTable *table, Entry *entry, const InputRows *rows, int ro
 									table->collected_nulls);
 	size = MAXALIGN(tuple->t_len);
 	if (size > tuple->t_len)
+	{
+		Size len = tuple->t_len;
+
+		/* what is stored is to be the same for the same rows, so the gap, too */
 		tuple = repalloc(tuple, size);
+		memset((char *) tuple + len, 0, size - len);
+	}
 	collected_append(entry, (char *) tuple, size);
 }
 
