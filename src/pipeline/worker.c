@@ -795,7 +795,6 @@ become_merged(Pipeline *pipeline)
 					  errdetail("Two pipelines have met the same value of key of stream \"%s\".",
 								pipeline->streams[0].info->name)));
 		query_set_merged(pipeline->id);
-		stream_keys_delete(pipeline->id, PG_INT64_MAX);
 		pipeline_notify_at_commit();
 	}
 	commit_transaction();
@@ -896,7 +895,11 @@ transaction(Pipeline *pipeline)
 	if (pipeline->groups != NULL && query->merged && (!pipeline->folded || pipeline->outdated))
 		enter_shared_groups(pipeline);
 	if (pipeline->groups != NULL && query->merged && !pipeline->folded)
+	{
+		/* all that claimed values of the stream's key have ended by now */
+		stream_keys_delete(pipeline->id, PG_INT64_MAX);
 		fold_private_groups(pipeline);
+	}
 
 	while (records > 0)
 	{
