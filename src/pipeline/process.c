@@ -389,20 +389,6 @@ cut_at_failures(Pipeline *pipeline)
 
 /* ---------------------------------------------------------------- late records */
 
-static int
-compare_late(const void *a, const void *b, void *arg)
-{
-	InputRows *rows = arg;
-	int left = *(const int *) a;
-	int right = *(const int *) b;
-
-	if (rows->stream[left] != rows->stream[right])
-		return rows->stream[left] < rows->stream[right] ? -1 : 1;
-	if (rows->record[left] != rows->record[right])
-		return rows->record[left] < rows->record[right] ? -1 : 1;
-	return 0;
-}
-
 /*
  * A record is late if it had rows and all of them were: counted once, whatever number of windows it missed.
  */
@@ -420,16 +406,13 @@ settle_late(Pipeline *pipeline)
 		return;
 
 	/* rows of one record stand together unless a join has mixed them: sort by record */
-	order = palloc_array(int, rows->nrows);
-	for (int i = 0; i < rows->nrows; i++)
-		order[i] = i;
-	qsort_arg(order, rows->nrows, sizeof(int), compare_late, rows);
+	order = input_rows_order(rows);
 	for (int i = 0; i < rows->nrows;)
 	{
 		int j = i;
 		bool late = true;
 
-		for (; j < rows->nrows && compare_late(&order[i], &order[j], rows) == 0; j++)
+		for (; j < rows->nrows && input_rows_same_record(rows, order[i], order[j]); j++)
 			late &= rows->late[order[j]];
 		if (late)
 		{

@@ -88,6 +88,17 @@ permute(void *array, Size width, const int *order, int n, char *scratch)
 	memcpy(array, scratch, n * width);
 }
 
+int *
+input_rows_order(InputRows *rows)
+{
+	int *order = MemoryContextAllocHuge(CurrentMemoryContext, sizeof(int) * Max(rows->nrows, 1));
+
+	for (int i = 0; i < rows->nrows; i++)
+		order[i] = i;
+	qsort_arg(order, rows->nrows, sizeof(int), compare_rows, rows);
+	return order;
+}
+
 void
 input_rows_sort(InputRows *rows)
 {
@@ -102,11 +113,8 @@ input_rows_sort(InputRows *rows)
 				 (rows->stream[i - 1] == rows->stream[i] && rows->record[i - 1] <= rows->record[i]);
 	if (sorted)
 		return;
-	order = MemoryContextAllocHuge(rows->context, sizeof(int) * n);
+	order = input_rows_order(rows);
 	scratch = MemoryContextAllocHuge(rows->context, sizeof(Datum) * n);
-	for (int i = 0; i < n; i++)
-		order[i] = i;
-	qsort_arg(order, n, sizeof(int), compare_rows, rows);
 	for (int a = 0; a < rows->natts; a++)
 	{
 		permute(rows->values[a], sizeof(Datum), order, n, scratch);

@@ -142,6 +142,8 @@ extern void input_rows_reset(InputRows *rows);
 extern void input_rows_reserve(InputRows *rows, int capacity);
 /* Put the rows in the order of their streams and records, so that those of one record stand together. */
 extern void input_rows_sort(InputRows *rows);
+/* The same as the numbers of the rows, palloc'd. */
+extern int *input_rows_order(InputRows *rows);
 
 static inline bool
 input_rows_same_record(const InputRows *rows, int a, int b)
