@@ -655,18 +655,6 @@ source_stats(Source *source, SourceStats *stats)
 	stats->queue_bytes = stats->queue_depth * source->value_size;
 }
 
-void
-source_seek(Source *source, int index, int64 offset)
-{
-	source_release(source);
-	source->partitions[index].position = offset;
-	source->partitions[index].at_end = false;
-	for (int i = 0; i < source->npartitions; i++)
-		source->states[i].eof = -1;
-	set_partition_trouble(source, index, SOURCE_FINE, NULL);
-	assign(source);
-}
-
 /*
  * Tell the group what is wanted, one request at a time.  A courtesy: its failure changes nothing.
  *

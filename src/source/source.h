@@ -87,9 +87,6 @@ extern SourcePartition *source_partitions(Source *source, int *npartitions);
 extern SourceTrouble source_trouble(Source *source, const char **message);
 extern void source_stats(Source *source, SourceStats *stats);
 
-/* Read on from another offset. */
-extern void source_seek(Source *source, int index, int64 offset);
-
 /*
  * Tell the consumer group, after the fact and without waiting, how far PostgreSQL has committed: the next
  * offset to read of each assigned partition.  (Positions run ahead of what is committed.)
