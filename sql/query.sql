@@ -71,7 +71,10 @@ SELECT velo.create_query('bad', 'SELECT symbol FROM trades', options => '{"grace
 SELECT velo.create_query('bad', 'SELECT symbol FROM trades', options => '{"on_gap": "jump"}');
 SELECT velo.create_query('bad', 'SELECT symbol FROM trades', options => '{"pipeline_memory": "1 kB"}');
 SELECT velo.create_query('bad', 'SELECT symbol FROM trades', options => '[]');
+SELECT velo.create_query('bad', 'SELECT symbol FROM trades', options => '{"size": null}');
+SELECT velo.create_query('bad', 'SELECT symbol FROM trades', options => '{"idle_timeout": true}');
 SELECT velo.create_query('bad', 'SELECT symbol AS relname FROM trades', target => 'pg_class');
+SELECT velo.create_query('bad', 'SELECT symbol AS name FROM trades', target => 'velo.query');
 SELECT to_regclass('bad');
 -- a time looks like an offset of a topic
 SELECT velo.create_query('at', 'SELECT symbol FROM trades', start => '2026-01-01 00:00:05');

@@ -20,12 +20,36 @@
 #define MAX_COMMIT_INTERVAL (3600 * 1000)
 #define MIN_PIPELINE_MEMORY (8 * 1024)
 
+/* the options, and what a user may write as their values */
+static const struct
+{
+	const char *name;
+	const char *valid_values;
+} option_hints[] = {
+	{"batch_size", "Valid values are from 1 to " CppAsString2(MAX_BATCH_SIZE) "."},
+	{"commit_interval", "Valid values are from 1 millisecond to 1 hour."},
+	{"grace", "A duration is an interval, or a number of milliseconds, not negative."},
+	{"idle_timeout", "A duration is an interval, or a number of milliseconds, not negative."},
+	{"pipeline_memory", "Valid values are from 8192 kB to 2147483647 kB."},
+	{"on_gap", "Valid values are: fail, continue."},
+	{"group_id", "A consumer group has a name."}};
+
+/* What a user may write as the option's value; NULL: there is no such option. */
+static const char *
+option_hint(const char *name)
+{
+	for (int i = 0; i < (int) lengthof(option_hints); i++)
+		if (strcmp(option_hints[i].name, name) == 0)
+			return option_hints[i].valid_values;
+	return NULL;
+}
+
 static void
-invalid_value(const char *name, const char *value, const char *hint)
+invalid_value(const char *name, const char *value)
 {
 	ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 					errmsg("invalid value for query option \"%s\": \"%s\"", name, value),
-					errhint("%s", hint)));
+					errhint("%s", option_hint(name))));
 }
 
 static char *
@@ -41,7 +65,8 @@ scalar_text(const char *name, const JsonbValue *value)
 		default:
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-					 errmsg("value of query option \"%s\" must be a string or a number", name)));
+					 errmsg("value of query option \"%s\" must be a string or a number", name),
+					 errhint("%s", option_hint(name))));
 	}
 	return NULL; /* not reached */
 }
@@ -50,20 +75,29 @@ static int
 parse_number(const char *name, const char *text, int min, int max, int unit)
 {
 	int result;
-	const char *hint = NULL;
 
-	if (!parse_int(text, &result, unit, &hint) || result < min || result > max)
-		invalid_value(name, text,
-					  hint ? hint
-						   : psprintf("Valid values are from %d%s to %d%s.", min, unit ? " kB" : "",
-									  max, unit ? " kB" : ""));
+	if (!parse_int(text, &result, unit, NULL) || result < min || result > max)
+		invalid_value(name, text);
 	return result;
 }
+
+/* What interval_in() says is about an interval, not about the option. */
+typedef struct DurationError
+{
+	const char *name;
+	const char *text;
+} DurationError;
 
 static void
 duration_error_callback(void *arg)
 {
-	errcontext("query option \"%s\"", (const char *) arg);
+	const DurationError *error = arg;
+
+	if (ERRCODE_TO_CATEGORY(geterrcode()) != ERRCODE_DATA_EXCEPTION)
+		return;
+	errcode(ERRCODE_INVALID_PARAMETER_VALUE);
+	errmsg("invalid value for query option \"%s\": \"%s\"", error->name, error->text);
+	errhint("%s", option_hint(error->name));
 }
 
 /* Microseconds: a plain number is milliseconds, anything else what interval accepts. */
@@ -76,8 +110,8 @@ parse_duration(const char *name, const char *text)
 
 	if (end == text || *end != '\0')
 	{
-		ErrorContextCallback callback = {error_context_stack, duration_error_callback,
-										 unconstify(char *, name)};
+		DurationError error = {name, text};
+		ErrorContextCallback callback = {error_context_stack, duration_error_callback, &error};
 		Interval *interval;
 
 		error_context_stack = &callback;
@@ -88,8 +122,7 @@ parse_duration(const char *name, const char *text)
 			 ((double) interval->month * DAYS_PER_MONTH + interval->day) * USECS_PER_DAY;
 	}
 	if (!(us >= 0 && us <= (double) INT_MAX * 1000.0))
-		invalid_value(name, text,
-					  "A duration is an interval, or a number of milliseconds, not negative.");
+		invalid_value(name, text);
 	return (int64) us;
 }
 
@@ -111,7 +144,9 @@ query_read_options(Jsonb *json, const char *extra, QueryOptions *options)
 		return;
 	if (!JB_ROOT_IS_OBJECT(json))
 		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-						errmsg("options of a query must be a JSON object")));
+						errmsg("options of a query must be a JSON object"),
+						errhint("Valid options are: %s%s%s.", VALID_OPTIONS, extra ? ", " : "",
+								extra ? extra : "")));
 
 	it = JsonbIteratorInit(&json->root);
 	while ((token = JsonbIteratorNext(&it, &item, true)) != WJB_DONE)
@@ -122,6 +157,11 @@ query_read_options(Jsonb *json, const char *extra, QueryOptions *options)
 		if (token != WJB_KEY)
 			continue;
 		name = pnstrdup(item.val.string.val, item.val.string.len);
+		if (option_hint(name) == NULL)
+			ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+							errmsg("query option \"%s\" does not exist", name),
+							errhint("Valid options are: %s%s%s.", VALID_OPTIONS, extra ? ", " : "",
+									extra ? extra : "")));
 		JsonbIteratorNext(&it, &item, true);
 		if (item.type == jbvNull)
 			continue;
@@ -134,7 +174,7 @@ query_read_options(Jsonb *json, const char *extra, QueryOptions *options)
 			int64 us = parse_duration(name, value);
 
 			if (us < 1000 || us > MAX_COMMIT_INTERVAL * INT64CONST(1000))
-				invalid_value(name, value, "Valid values are from 1 millisecond to 1 hour.");
+				invalid_value(name, value);
 			options->commit_interval = us / 1000;
 		}
 		else if (strcmp(name, "grace") == 0)
@@ -147,19 +187,14 @@ query_read_options(Jsonb *json, const char *extra, QueryOptions *options)
 		else if (strcmp(name, "on_gap") == 0)
 		{
 			if (strcmp(value, "continue") != 0 && strcmp(value, "fail") != 0)
-				invalid_value(name, value, "Valid values are: fail, continue.");
+				invalid_value(name, value);
 			options->gap_continue = strcmp(value, "continue") == 0;
 		}
 		else if (strcmp(name, "group_id") == 0)
 		{
 			if (value[0] == '\0')
-				invalid_value(name, value, "A consumer group has a name.");
+				invalid_value(name, value);
 			options->group_id = value;
 		}
-		else
-			ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-							errmsg("query option \"%s\" does not exist", name),
-							errhint("Valid options are: %s%s%s.", VALID_OPTIONS, extra ? ", " : "",
-									extra ? extra : "")));
 	}
 }

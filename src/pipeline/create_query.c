@@ -363,6 +363,10 @@ check_target(const char *name, ContinuousQuery *continuous)
 		ereport(ERROR, (errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 						errmsg("permission denied: \"%s\" is a system catalog",
 							   RelationGetRelationName(target))));
+	if (RelationGetNamespace(target) == get_namespace_oid(VELO_SCHEMA, false))
+		ereport(ERROR, (errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+						errmsg("permission denied: \"%s\" is a table of velo's own",
+							   RelationGetRelationName(target))));
 	if (target->rd_rel->relpersistence == RELPERSISTENCE_TEMP)
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),

@@ -140,11 +140,9 @@ start_error_callback(void *arg)
 		return;
 	errcode(ERRCODE_INVALID_PARAMETER_VALUE);
 	if (error->unknown_topic != NULL)
-	{
 		errmsg("the query reads no topic \"%s\", which its start names", error->unknown_topic);
-		return;
-	}
-	errmsg("invalid start of a query: \"%s\"", error->text);
+	else
+		errmsg("invalid start of a query: \"%s\"", error->text);
 	errhint("Valid values are: earliest, latest, a timestamp with time zone, or "
 			"'topic:partition:offset,...'.");
 }

@@ -356,7 +356,8 @@ parse_pipelines(const char *value)
 	pipelines = strtoint(value, &end, 10);
 	if (errno != 0 || end == value || *end != '\0')
 		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-						errmsg("invalid value for query option \"pipelines\": \"%s\"", value)));
+						errmsg("invalid value for query option \"pipelines\": \"%s\"", value),
+						errhint("Valid values are from 1 to %d.", velo_max_pipelines_per_query)));
 	return check_pipelines(pipelines);
 }
 
@@ -369,9 +370,9 @@ velo_alter_query(PG_FUNCTION_ARGS)
 	QueryOptions options;
 	const char *value;
 
+	/* says so if it is no object, from which the following can't be taken */
 	if (!JB_ROOT_IS_OBJECT(changes))
-		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-						errmsg("options of a query must be a JSON object")));
+		check_options(changes, MORE_OPTIONS, &options);
 	/* null means: as if it had not been given */
 	if (take_option(&changes, "on_error", DEFAULT_ON_ERROR, &value))
 		query->on_error = parse_on_error(value);
