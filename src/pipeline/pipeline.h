@@ -65,7 +65,9 @@ typedef struct PipelineSlot
 	bool stop;                /* told to end */
 	TimestampTz interrupt_at; /* if it has not by then */
 	bool changed; /* some query of the database did: query_enter() soon; the worker resets it */
-	bool done;    /* the worker ends on purpose; what there is to say about it has been said */
+	bool
+		yield; /* somebody waits for a lock of its transaction: end that soon; the worker resets it */
+	bool done; /* the worker ends on purpose; what there is to say about it has been said */
 	TimestampTz started_at;
 	int restarts;
 
@@ -106,6 +108,12 @@ extern PipelineSlot *pipeline_my_slot(void);
 extern void pipeline_set_state(PipelineState state);
 /* Wake the other pipelines of a query (its watermark moved). */
 extern void pipeline_wake_siblings(Oid query);
+
+/*
+ * Ask the query's pipelines to end their transactions after the batch at hand, for somebody is about to wait for what they
+ * have locked.
+ */
+extern void pipeline_ask_to_yield(Oid query);
 /* Does a pipeline run, and has it committed anything since it was started? */
 extern bool pipeline_has_committed(Oid query, int pipeline);
 

@@ -101,6 +101,7 @@ open_query(const char *name, const char *function, bool with_table)
 	if (!compat_owns_relation(id, GetUserId()))
 		ereport(ERROR, (errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 						errmsg("must be owner of query \"%s\"", name)));
+	pipeline_ask_to_yield(id);
 	if (with_table && (query = query_get(id)) != NULL && query->own_target)
 		LockRelationOid(query->target, AccessExclusiveLock);
 	query = query_lock(id) ? query_get(id) : NULL;

@@ -366,6 +366,7 @@ slot_take(const PipelineStart *start, int restarts)
 		slot->state = PIPELINE_STARTING;
 		slot->stop = false;
 		slot->changed = false;
+		slot->yield = false;
 		slot->done = false;
 		slot->started_at = start->started_at;
 		slot->restarts = restarts;
@@ -538,6 +539,22 @@ pipeline_wake_siblings(Oid query)
 			slot->changed = true;
 			SetLatch(slot->latch);
 		}
+	}
+	LWLockRelease(velo_shared->lock);
+}
+
+void
+pipeline_ask_to_yield(Oid query)
+{
+	if (!pipeline_available())
+		return;
+	LWLockAcquire(velo_shared->lock, LW_EXCLUSIVE);
+	for (int i = 0; i < velo_shared->nslots; i++)
+	{
+		PipelineSlot *slot = &velo_shared->pipelines[i];
+
+		if (slot->database == MyDatabaseId && slot->query == query)
+			slot->yield = true;
 	}
 	LWLockRelease(velo_shared->lock);
 }

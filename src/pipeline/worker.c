@@ -550,6 +550,15 @@ told_to_stop(void)
 	return slot != NULL && slot->stop;
 }
 
+/* Somebody waits for the locks of this transaction, which may be meant to last for long. */
+static bool
+asked_to_yield(void)
+{
+	PipelineSlot *slot = pipeline_my_slot();
+
+	return slot != NULL && (slot->stop || slot->yield);
+}
+
 /* Something about the query may be different: the next transaction will see. */
 static bool
 told_of_change(void)
@@ -906,7 +915,7 @@ transaction(Pipeline *pipeline)
 		processed += records;
 		process_round(pipeline);
 		release_batches(pipeline);
-		if (pipeline->failed != NULL || GetCurrentTimestamp() >= until)
+		if (pipeline->failed != NULL || GetCurrentTimestamp() >= until || asked_to_yield())
 			break;
 		/* the others wait, or the memory is full */
 		if (query->merged && (pipeline->in_shared_groups || partial_is_large(pipeline)))
@@ -961,6 +970,8 @@ transaction(Pipeline *pipeline)
 	/* who waits for the commit finds the query running */
 	if (proven)
 		pipeline_set_state(PIPELINE_RUNNING);
+	if (pipeline_my_slot() != NULL)
+		pipeline_my_slot()->yield = false;
 	commit_transaction();
 	pipeline->unproven &= !proven;
 	record_stage(METRIC_COMMIT, GetCurrentTimestamp() - stage_start);

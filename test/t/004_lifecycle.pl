@@ -123,6 +123,15 @@ SQL
 	$pg->query(q{SELECT velo.resume_query('counts')});
 	is_right('resumed');
 
+	# a transaction that may last for long ends for those who wait
+	$pg->query(<<'SQL');
+SELECT velo.create_query('long', 'SELECT id FROM records WHERE pg_sleep(0.02) IS NOT NULL', options => '{"batch_size": 1, "commit_interval": "1 h"}');
+SQL
+	ok($pg->wait_until(q{SELECT count(*) > 0 FROM pg_stat_activity WHERE query LIKE 'velo: query long%' AND wait_event = 'PgSleep'}), 'a long transaction');
+	$pg->query(q{SELECT velo.pause_query('long')});
+	cmp_ok($pg->query(q{SELECT records_in FROM velo.queries WHERE name = 'long'}), '<', $produced, 'pause_query does not wait until it has caught up');
+	$pg->query(q{SELECT velo.drop_query('long')});
+
 	my $start = time;
 	$pg->stop;
 	$took = time - $start;
