@@ -65,9 +65,8 @@ typedef struct PipelineSlot
 	bool stop;                /* told to end */
 	TimestampTz interrupt_at; /* if it has not by then */
 	bool changed; /* some query of the database did: query_enter() soon; the worker resets it */
-	bool
-		yield; /* somebody waits for a lock of its transaction: end that soon; the worker resets it */
-	bool done; /* the worker ends on purpose; what there is to say about it has been said */
+	bool yield;   /* somebody waits for its locks: end the transaction; the worker resets it */
+	bool done;    /* the worker ends on purpose; what there is to say about it has been said */
 	TimestampTz started_at;
 	int restarts;
 
