@@ -283,6 +283,15 @@ CREATE FUNCTION velo.advance_watermark(name text, to_time timestamptz) RETURNS v
 COMMENT ON FUNCTION velo.advance_watermark(text, timestamptz) IS
 	'let the event time of a windowed query go on without records';
 
+CREATE FUNCTION velo.execute(query text) RETURNS void
+	AS 'MODULE_PATHNAME', 'velo_execute' LANGUAGE C;
+COMMENT ON FUNCTION velo.execute(text) IS 'run a query in the dialect once (not supported yet)';
+
+CREATE FUNCTION velo.replay_dead_letters(query text) RETURNS void
+	AS 'MODULE_PATHNAME', 'velo_replay_dead_letters' LANGUAGE C;
+COMMENT ON FUNCTION velo.replay_dead_letters(text) IS
+	'evaluate the dead letters of a query again (not supported yet)';
+
 CREATE FUNCTION velo.on_drop() RETURNS event_trigger
 	AS 'MODULE_PATHNAME', 'velo_on_drop' LANGUAGE C;
 COMMENT ON FUNCTION velo.on_drop() IS 'forgets queries whose view was dropped';
