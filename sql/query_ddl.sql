@@ -124,7 +124,14 @@ INSERT INTO names VALUES ('a', 'Anna');
 SELECT velo.create_query('d', 'SELECT k, name, twice(v) AS v FROM s JOIN names USING (k)');
 SELECT velo.wait('d');
 SELECT * FROM d ORDER BY v;
+-- whoever would drop the stream is told of all its queries, by their own names
+CREATE SCHEMA elsewhere;
+CREATE VIEW keys AS SELECT k FROM s;
+SELECT velo.create_query('elsewhere.d', 'SELECT k FROM keys');
 SELECT velo.drop_stream('s');
+SELECT velo.drop_query('elsewhere.d');
+DROP VIEW keys;
+DROP SCHEMA elsewhere;
 DROP TABLE d;
 \set VERBOSITY terse
 DROP FOREIGN TABLE s;
