@@ -142,6 +142,7 @@ SELECT * FROM d ORDER BY v;
 CREATE SCHEMA elsewhere;
 CREATE VIEW keys AS SELECT k FROM s;
 SELECT velo.create_query('elsewhere.d', 'SELECT k FROM keys');
+SELECT queries FROM velo.streams WHERE stream = 's'::regclass;
 SELECT velo.drop_stream('s');
 SELECT velo.drop_query('elsewhere.d');
 DROP VIEW keys;

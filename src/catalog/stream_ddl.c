@@ -234,20 +234,14 @@ velo_create_stream(PG_FUNCTION_ARGS)
 static char *
 queries_of_stream(Oid relid)
 {
-	Oid types[] = {OIDOID};
+	Oid types[] = {REGCLASSOID};
 	Datum arguments[] = {ObjectIdGetDatum(relid)};
 	StringInfoData names;
 
 	initStringInfo(&names);
 	SPI_connect();
-	SPI_execute_with_args(
-		"WITH RECURSIVE users(id) AS (SELECT $1 UNION SELECT r.ev_class FROM users u "
-		"JOIN pg_catalog.pg_depend d ON d.refobjid OPERATOR(pg_catalog.=) u.id "
-		"AND d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass "
-		"AND d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_rewrite'::pg_catalog.regclass "
-		"JOIN pg_catalog.pg_rewrite r ON r.oid OPERATOR(pg_catalog.=) d.objid) "
-		"SELECT id FROM users ORDER BY id",
-		1, types, arguments, NULL, true, 0);
+	SPI_execute_with_args("SELECT * FROM velo.stream_queries($1)", 1, types, arguments, NULL, true,
+						  0);
 	for (uint64 i = 0; i < SPI_processed; i++)
 	{
 		bool isnull;
