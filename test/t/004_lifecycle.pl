@@ -90,6 +90,10 @@ is_right('a query');
 SELECT velo.create_stream('timed', columns => 'id bigint, k text, at timestamptz OPTIONS (metadata ''timestamp'')', topic => 'records',
 	brokers => '$brokers', event_time => 'at', watermark => '0 s', options => '{"idle_timeout": "300 ms"}');
 SELECT velo.create_query('windows', 'SELECT k, count(*) AS n FROM timed WINDOW TUMBLING(1s) GROUP BY k', pipelines => 2);
+-- the longest times that there are
+SELECT velo.create_stream('patient', columns => 'id bigint, at timestamptz OPTIONS (metadata ''timestamp'')', topic => 'records', brokers => '$brokers',
+	event_time => 'at', watermark => '0 s', options => '{"idle_timeout": "106751991 days", "partitions_refresh": "106751991 days"}');
+SELECT velo.create_query('patience', 'SELECT count(*) AS n FROM patient WINDOW TUMBLING(1s)', pipelines => 1);
 SELECT velo.wait();
 SQL
 	ok($pg->wait_until("SELECT sum(n) = $produced FROM windows"), 'the last window closes by the clock');
@@ -107,7 +111,7 @@ SQL
 	cmp_ok($used, '<', 20 * @pids, 'idle workers use next to no CPU');
 	is(join(' ', workers('%')), join(' ', @pids), 'and are the same as before');
 	is($pg->query(q{SELECT max(records_per_second) FROM velo.pipelines}), 0, 'records_per_second has fallen to 0');
-	$pg->query(q{SELECT velo.drop_query('windows')});
+	$pg->query(q{SELECT velo.drop_query('windows'), velo.drop_query('patience')});
 }
 
 # ---------------------------------------------------------------- pause, resume, stop
