@@ -268,12 +268,19 @@ SQL
 	produce(10);
 	is_right('ALTER DATABASE RENAME', 'renamed');
 
-	$pg->query('CREATE DATABASE copy TEMPLATE renamed');
+	$pg->query('ALTER DATABASE renamed IS_TEMPLATE true');
+	$pg->restart;
+	produce(10);
+	is_right('a database that is a template', 'renamed');
+	$pg->query('CREATE ROLE copier CREATEDB');
+	$pg->query('SET ROLE copier; CREATE DATABASE copy TEMPLATE renamed');
 	is($pg->query(q{SELECT state, error IS NOT NULL FROM velo.queries}, 'copy'), 'paused|t', 'CREATE DATABASE TEMPLATE: the copy is paused, with the reason');
 	produce(10);
 	is_right('CREATE DATABASE TEMPLATE: the original goes on', 'renamed');
 
 	$pg->query('DROP DATABASE copy');
+	$pg->query('DROP ROLE copier');
+	$pg->query('ALTER DATABASE renamed IS_TEMPLATE false');
 	$pg->query('DROP DATABASE renamed');
 	cmp_ok(time - $start, '<', 20, 'none of them waits for pipelines');
 	is($pg->query(q{SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'velo scheduler'}), 1, 'and nobody is left behind');
