@@ -91,7 +91,8 @@ database_of_command(Node *command)
 	if (name == NULL)
 		return InvalidOid;
 	database = get_database_oid(name, true);
-	if (!OidIsValid(database) || database == MyDatabaseId)
+	/* nobody can drop or rename the database that he is in, but copy it */
+	if (!OidIsValid(database) || (database == MyDatabaseId && !copied))
 		return InvalidOid;
 	if (!compat_owns_database(database, GetUserId()) || (copied && !can_create_databases()))
 		return InvalidOid;
