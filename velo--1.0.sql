@@ -283,6 +283,15 @@ CREATE FUNCTION velo.advance_watermark(name text, to_time timestamptz) RETURNS v
 COMMENT ON FUNCTION velo.advance_watermark(text, timestamptz) IS
 	'let the event time of a windowed query go on without records';
 
+CREATE FUNCTION velo.execute(query text) RETURNS void
+	AS 'MODULE_PATHNAME', 'velo_execute' LANGUAGE C;
+COMMENT ON FUNCTION velo.execute(text) IS 'run a query in the dialect once (not supported yet)';
+
+CREATE FUNCTION velo.replay_dead_letters(query text) RETURNS void
+	AS 'MODULE_PATHNAME', 'velo_replay_dead_letters' LANGUAGE C;
+COMMENT ON FUNCTION velo.replay_dead_letters(text) IS
+	'evaluate the dead letters of a query again (not supported yet)';
+
 CREATE FUNCTION velo.on_drop() RETURNS event_trigger
 	AS 'MODULE_PATHNAME', 'velo_on_drop' LANGUAGE C;
 COMMENT ON FUNCTION velo.on_drop() IS 'forgets queries whose view was dropped';
@@ -301,6 +310,28 @@ COMMENT ON EVENT TRIGGER velo_on_alter_schema IS 'velo: follows schemas in the n
 
 -- ---------------------------------------------------------------- views
 
+CREATE FUNCTION velo.stream_queries(stream regclass) RETURNS SETOF regclass
+	LANGUAGE sql STABLE STRICT PARALLEL SAFE
+	BEGIN ATOMIC
+		-- a query is known to PostgreSQL's dependencies as a view, which may read the stream through others
+		WITH RECURSIVE readers(id) AS (
+			SELECT stream::oid
+			UNION
+			SELECT v.ev_class
+				FROM readers
+					JOIN pg_catalog.pg_depend d ON d.refobjid = readers.id
+					JOIN pg_catalog.pg_rewrite v ON v.oid = d.objid
+				WHERE d.refclassid = 'pg_catalog.pg_class'::regclass
+					AND d.classid = 'pg_catalog.pg_rewrite'::regclass)
+		SELECT c.oid::regclass
+			FROM readers
+				JOIN pg_catalog.pg_class c ON c.oid = readers.id
+				JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+			WHERE n.nspname = 'velo_queries'
+			ORDER BY c.oid;
+	END;
+COMMENT ON FUNCTION velo.stream_queries(regclass) IS 'the queries that read a stream, by their views';
+
 CREATE VIEW velo.streams AS
 	SELECT c.oid::pg_catalog.regclass AS stream,
 		'kafka'::pg_catalog.text AS source,
@@ -312,16 +343,7 @@ CREATE VIEW velo.streams AS
 			THEN coalesce(o.watermark, '0')::pg_catalog.interval
 		END AS watermark,
 		o.key,
-		-- a query is known to PostgreSQL's dependencies as a view
-		(SELECT count(DISTINCT v.oid)::pg_catalog.int4
-			FROM pg_catalog.pg_depend d
-				JOIN pg_catalog.pg_rewrite r ON r.oid = d.objid
-				JOIN pg_catalog.pg_class v ON v.oid = r.ev_class
-				JOIN pg_catalog.pg_namespace n ON n.oid = v.relnamespace
-			WHERE d.classid = 'pg_catalog.pg_rewrite'::pg_catalog.regclass
-				AND d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass
-				AND d.refobjid = c.oid
-				AND n.nspname = 'velo_queries') AS queries
+		(SELECT count(*)::pg_catalog.int4 FROM velo.stream_queries(c.oid)) AS queries
 	FROM pg_catalog.pg_foreign_table t
 		JOIN pg_catalog.pg_class c ON c.oid = t.ftrelid
 		JOIN pg_catalog.pg_foreign_server s ON s.oid = t.ftserver

@@ -117,6 +117,20 @@ SELECT state, error, skipped, dead_letters FROM velo.queries;
 SELECT k, x FROM f ORDER BY k, x;
 SELECT velo.drop_query('f');
 
+-- a type that changes while a query reads it
+CREATE TYPE pair AS (x int, y text);
+SELECT velo.dev_create_topic(:'topic' || '.pairs');
+SELECT velo.create_stream('pairs', 'p pair', topic => :'topic' || '.pairs', brokers => :'brokers');
+INSERT INTO pairs VALUES ((1, 'a'));
+SELECT velo.create_query('t', 'SELECT p::text AS p FROM pairs');
+SELECT velo.wait('t');
+ALTER TYPE pair ADD ATTRIBUTE z int;
+INSERT INTO pairs VALUES ((2, 'b', 3));
+SELECT velo.wait('t');
+TABLE t ORDER BY p;
+SELECT velo.drop_query('t'), velo.drop_stream('pairs');
+DROP TYPE pair;
+
 -- dependencies: as of a view
 CREATE TABLE names (k text, name text);
 CREATE FUNCTION twice(int) RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT $1 * 2';
@@ -124,7 +138,15 @@ INSERT INTO names VALUES ('a', 'Anna');
 SELECT velo.create_query('d', 'SELECT k, name, twice(v) AS v FROM s JOIN names USING (k)');
 SELECT velo.wait('d');
 SELECT * FROM d ORDER BY v;
+-- whoever would drop the stream is told of all its queries, by their own names
+CREATE SCHEMA elsewhere;
+CREATE VIEW keys AS SELECT k FROM s;
+SELECT velo.create_query('elsewhere.d', 'SELECT k FROM keys');
+SELECT queries FROM velo.streams WHERE stream = 's'::regclass;
 SELECT velo.drop_stream('s');
+SELECT velo.drop_query('elsewhere.d');
+DROP VIEW keys;
+DROP SCHEMA elsewhere;
 DROP TABLE d;
 \set VERBOSITY terse
 DROP FOREIGN TABLE s;

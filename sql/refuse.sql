@@ -181,5 +181,11 @@ SELECT velo.create_query('pg_temp.q', 'SELECT n FROM trades');
 SELECT velo.create_query('trades', 'SELECT n FROM trades');
 SELECT count(*) FROM velo.queries;
 
+-- what is to come
+SELECT velo.execute('SELECT n FROM trades');
+\echo :LAST_ERROR_SQLSTATE
+SELECT velo.replay_dead_letters('q');
+\echo :LAST_ERROR_SQLSTATE
+
 SET client_min_messages = warning;
 DROP SCHEMA refuse CASCADE;

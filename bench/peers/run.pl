@@ -24,10 +24,11 @@ my $tumbling = "$select WINDOW TUMBLING(5m) GROUP BY symbol";
 
 sub velo
 {
-	my ($work, $query) = @_;
+	my ($work, $query, $condition) = @_;
+	my $found = 'SELECT count(*), sum(n) FROM bench' . ($condition ? " WHERE $condition" : '');
 
 	return sub {
-		my @figures = $bench->query($query, $records, 'SELECT count(*), sum(n) FROM bench');
+		my @figures = $bench->query($query, $records, $found);
 
 		$bench->found($work, split /\|/, $bench->last_message);
 		return @figures;
@@ -37,8 +38,10 @@ sub velo
 # A peer writes its results into a topic; what counts there is the last row by key and window.
 sub peer
 {
-	my ($work, $peer, $class, $query) = @_;
+	my ($work, $peer, $class, $query, $condition) = @_;
 	my $run = 0;
+
+	$condition //= 'true';
 
 	return sub {
 		my $results = sprintf '%s_%s_%d', $peer, $query, ++$run;
@@ -52,21 +55,24 @@ sub peer
 		my $found = $bench->server->query(<<"SQL");
 CREATE FOREIGN TABLE $results (key bytea OPTIONS (metadata 'key'), window_start text, symbol text, n bigint)
 	SERVER velo OPTIONS (topic '$results', brokers '@{[$bench->kafka->brokers]}');
-SELECT count(*), sum(n) FROM (SELECT max(n) AS n FROM $results GROUP BY key, window_start, symbol) AS r;
+SELECT count(*), sum(n) FROM (SELECT max(n) AS n FROM $results WHERE $condition GROUP BY key, window_start, symbol) AS r;
 SQL
 		$bench->found($work, split /\|/, $found);
 		return @figures;
 	};
 }
 
-# Streams and velo leave the last window open, Flink's bounded source closes it.
+# Streams and velo leave the last window open, Flink's bounded source closes it.  Streams looks only each second for windows
+# to emit, and not at the end of the topic, so that its last one or two may be missing.
+my $surely_closed = sprintf '< %d', (1767225600 + ($records - 900_000) / 1000) * 1000;
 my @table = (
 	[ 'bare consumer' => sub { $bench->program('bare_consumer', 'trades') } ],
 	[ 'by hand' => sub { $bench->program('handwritten', 'trades') } ],
-	[ 'velo, tumbling, final' => velo('closed windows', "$tumbling EMIT FINAL") ],
+	[ 'velo, tumbling, final' => velo('closed windows', "$tumbling EMIT FINAL", "1000 * extract(epoch FROM window_start) $surely_closed") ],
 	[ 'velo, tumbling, changes' => velo('all windows', "$tumbling EMIT CHANGES") ],
 	[ 'velo, group by' => velo('group by', "$select GROUP BY symbol") ],
-	[ 'Kafka Streams, tumbling, final' => peer('closed windows', 'streams', 'StreamsQuery', 'tumbling_final') ],
+	[ 'Kafka Streams, tumbling, final' => peer('closed windows', 'streams', 'StreamsQuery', 'tumbling_final',
+			"('x' || encode(substr(key, length(key) - 7), 'hex'))::bit(64)::bigint $surely_closed") ],
 	[ 'Kafka Streams, tumbling, changes' => peer('all windows', 'streams', 'StreamsQuery', 'tumbling_changes') ],
 	[ 'Kafka Streams, group by' => peer('group by', 'streams', 'StreamsQuery', 'group_by') ],
 	[ 'Flink SQL, tumbling, final' => peer('all windows', 'flink', 'FlinkQuery', 'tumbling_final') ],

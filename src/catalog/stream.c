@@ -12,7 +12,6 @@
 #include "catalog/pg_type.h"
 #include "commands/defrem.h"
 #include "foreign/fdwapi.h"
-#include "foreign/foreign.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/fmgrprotos.h"
@@ -24,14 +23,16 @@
 #define DEFAULT_UNIT 1000
 
 bool
+server_is_for_streams(const ForeignServer *server)
+{
+	return strcmp(GetForeignDataWrapper(server->fdwid)->fdwname, VELO_FDW) == 0;
+}
+
+bool
 stream_is(Oid relid)
 {
-	ForeignServer *server;
-
-	if (get_rel_relkind(relid) != RELKIND_FOREIGN_TABLE)
-		return false;
-	server = GetForeignServer(GetForeignServerIdByRelId(relid));
-	return strcmp(GetForeignDataWrapper(server->fdwid)->fdwname, VELO_FDW) == 0;
+	return get_rel_relkind(relid) == RELKIND_FOREIGN_TABLE &&
+		   server_is_for_streams(GetForeignServer(GetForeignServerIdByRelId(relid)));
 }
 
 /* The attribute number of a column that option "option" names. */

@@ -5,10 +5,10 @@
  * Both build the statement and run it as the caller, so that privileges, event triggers and other extensions'
  * hooks see what they would see had it been typed.
  */
-#include "velo.h"
+#include "catalog/stream_options.h"
 
 #include "catalog/namespace.h"
-#include "catalog/velo_catalog.h"
+#include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "nodes/makefuncs.h"
@@ -141,6 +141,22 @@ run_utility(const char *statement)
 /* An argument that may be NULL as a C string. */
 #define TEXT_ARG(n) (PG_ARGISNULL(n) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(n)))
 
+/* A server of another wrapper would take the stream's options for its own. */
+static void
+check_server(const char *name)
+{
+	ForeignServer *server = GetForeignServerByName(name, false);
+
+	if (!server_is_for_streams(server))
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("server \"%s\" is not a server for streams", name),
+				 errdetail("It is a server of foreign-data wrapper \"%s\".",
+						   GetForeignDataWrapper(server->fdwid)->fdwname),
+				 errhint("Use one that was made by CREATE SERVER ... FOREIGN DATA WRAPPER %s.",
+						 VELO_FDW)));
+}
+
 /*
  * velo.create_stream(name, columns, topic, brokers, server, format, event_time, watermark, key, options)
  */
@@ -172,6 +188,7 @@ velo_create_stream(PG_FUNCTION_ARGS)
 	nspid = RangeVarGetCreationNamespace(target);
 	columns = TEXT_ARG(1);
 	check_column_list(columns);
+	check_server(NameStr(*PG_GETARG_NAME(4)));
 
 	initStringInfo(&options);
 	topic = TEXT_ARG(2);
@@ -211,13 +228,51 @@ velo_create_stream(PG_FUNCTION_ARGS)
 	PG_RETURN_OID(relid);
 }
 
-/* Say in velo's words how to drop a stream that is in use. */
+/*
+ * The names of the queries that use a stream, be it through views, for a message; an empty string if there are none.
+ */
+static char *
+queries_of_stream(Oid relid)
+{
+	Oid types[] = {REGCLASSOID};
+	Datum arguments[] = {ObjectIdGetDatum(relid)};
+	StringInfoData names;
+
+	initStringInfo(&names);
+	SPI_connect();
+	SPI_execute_with_args("SELECT * FROM velo.stream_queries($1)", 1, types, arguments, NULL, true,
+						  0);
+	for (uint64 i = 0; i < SPI_processed; i++)
+	{
+		bool isnull;
+		QueryInfo *query = query_get(DatumGetObjectId(
+			SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, &isnull)));
+
+		if (query != NULL)
+			appendStringInfo(&names, "%s%s", names.len > 0 ? ", " : "", query->name);
+	}
+	SPI_finish();
+	return names.data;
+}
+
+/*
+ * Say in velo's words how to drop a stream that is in use: PostgreSQL knows a query by its view, whose name may be
+ * another one.  arg: queries_of_stream()
+ */
 static void
 drop_error_callback(void *arg)
 {
-	if (geterrcode() == ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST)
-		errhint("Drop those first, queries with velo.drop_query(), or everything at once with "
-				"velo.drop_stream(..., cascade => true).");
+	const char *queries = arg;
+
+	if (geterrcode() != ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST)
+		return;
+	if (*queries != '\0')
+		errhint("It is used by these queries: %s. Drop them with velo.drop_query(), or everything "
+				"at once with velo.drop_stream(..., cascade => true).",
+				queries);
+	else
+		errhint("Drop those first, or everything at once with velo.drop_stream(..., cascade => "
+				"true).");
 }
 
 /*
@@ -237,6 +292,7 @@ velo_drop_stream(PG_FUNCTION_ARGS)
 		ereport(ERROR, (errcode(ERRCODE_WRONG_OBJECT_TYPE), errmsg("\"%s\" is not a stream", name),
 						errhint("Streams are listed in velo.streams.")));
 
+	callback.arg = queries_of_stream(relid);
 	callback.previous = error_context_stack;
 	error_context_stack = &callback;
 	run_utility(

@@ -22,6 +22,8 @@
 #define METADATA "topic, partition, offset, timestamp, key, headers, value"
 
 #define DEFAULT_PARTITIONS_REFRESH (60 * 1000)
+/* ms; nobody will have waited for the end of a longer time */
+#define LONGEST_WAIT (INT64CONST(100) * 366 * SECS_PER_DAY * 1000)
 
 /* The name of a comma-separated list that "name" was probably meant to be; NULL if none is near. */
 static const char *
@@ -110,13 +112,16 @@ interval_option(DefElem *def)
 	return result;
 }
 
-/* The same in milliseconds, rounded up, for 0 may mean something else than a short time. */
+/*
+ * The same in milliseconds, rounded up, for 0 may mean something else than a short time; and at most a century, so that
+ * it can be added to any time of the clock.
+ */
 static int64
 milliseconds_option(DefElem *def)
 {
 	int64 microseconds = interval_option(def);
 
-	return microseconds / 1000 + (microseconds % 1000 > 0);
+	return Min(microseconds / 1000 + (microseconds % 1000 > 0), LONGEST_WAIT);
 }
 
 /* A comma-separated list of identifiers, read as PostgreSQL reads them. */

@@ -6,6 +6,7 @@
 #define VELO_STREAM_OPTIONS_H
 
 #include "catalog/velo_catalog.h"
+#include "foreign/foreign.h"
 
 /* Options of the foreign table, checked as far as is possible without looking at its columns. */
 typedef struct StreamOptions
@@ -28,6 +29,9 @@ extern StreamOptions *stream_options_read(List *options);
 
 /* Read a column's options into *column; path NULL and unit 0 stand for options that are not given. */
 extern void column_options_read(List *options, StreamColumn *column);
+
+/* true if the server is of the velo wrapper */
+extern bool server_is_for_streams(const ForeignServer *server);
 
 /* A column option's spelling of a kind of metadata. */
 extern const char *metadata_name(MetadataKind kind);

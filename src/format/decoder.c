@@ -365,6 +365,7 @@ decoder_decode(Decoder *decoder, RecordBatch *batch, int from, int to, int *posi
 
 		column->values = batch->values[column->attnum - 1];
 		column->nulls = batch->nulls[column->attnum - 1];
+		value_reader_refresh(&column->reader);
 	}
 
 	oldcontext = MemoryContextSwitchTo(batch->context);

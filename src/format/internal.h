@@ -59,7 +59,8 @@ typedef struct ValueReader
 	bool catchable; /* errors of the input function can be caught, see value_from_cstring() */
 	/* for shapes other than SHAPE_SCALAR */
 	FmgrInfo json_to_record;
-	TupleDesc record_desc; /* of one column, "value" */
+	MemoryContext record_context; /* what json_to_record() keeps from call to call */
+	TupleDesc record_desc;        /* of one column, "value" */
 } ValueReader;
 
 /*
@@ -77,6 +78,8 @@ typedef struct ValueContext
 
 /* Fill a reader of a type; what it refers to is in the current memory context. */
 extern void value_reader_init(ValueReader *reader, Oid typid, int32 typmod, int64 unit);
+/* For a new batch: types may have changed since the last one, as by ALTER TYPE ... ADD ATTRIBUTE. */
+extern void value_reader_refresh(ValueReader *reader);
 /* What the type's input function makes of a string of "len" bytes without NUL, in the server's encoding. */
 extern bool value_from_text(ValueContext *context, ValueReader *reader, const char *str, int len,
 							Datum *value);

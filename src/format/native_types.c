@@ -141,11 +141,22 @@ value_reader_init(ValueReader *reader, Oid typid, int32 typmod, int64 unit)
 
 	if (reader->shape != SHAPE_SCALAR)
 	{
-		fmgr_info(F_JSON_TO_RECORD, &reader->json_to_record);
+		reader->record_context = AllocSetContextCreate(CurrentMemoryContext, "velo json_to_record",
+													   ALLOCSET_SMALL_SIZES);
+		fmgr_info_cxt(F_JSON_TO_RECORD, &reader->json_to_record, reader->record_context);
 		reader->record_desc = CreateTemplateTupleDesc(1);
 		TupleDescInitEntry(reader->record_desc, 1, "value", typid, typmod, 0);
 		BlessTupleDesc(reader->record_desc);
 	}
+}
+
+void
+value_reader_refresh(ValueReader *reader)
+{
+	if (reader->shape == SHAPE_SCALAR)
+		return;
+	MemoryContextReset(reader->record_context);
+	fmgr_info_cxt(F_JSON_TO_RECORD, &reader->json_to_record, reader->record_context);
 }
 
 /* ------------------------------------------------------------------ errors and input functions */

@@ -50,6 +50,21 @@ can_create_databases(void)
 	return allowed;
 }
 
+/* Whoever may create databases may copy it, though it is another's. */
+static bool
+is_template(Oid database)
+{
+	HeapTuple tuple = SearchSysCache1(DATABASEOID, ObjectIdGetDatum(database));
+	bool result = false;
+
+	if (HeapTupleIsValid(tuple))
+	{
+		result = ((Form_pg_database) GETSTRUCT(tuple))->datistemplate;
+		ReleaseSysCache(tuple);
+	}
+	return result;
+}
+
 /* The database that the command wants for itself, if the user may run it; InvalidOid: none. */
 static Oid
 database_of_command(Node *command)
@@ -77,6 +92,7 @@ database_of_command(Node *command)
 			break;
 		case T_CreatedbStmt:
 			copied = true;
+			name = "template1";
 			foreach (lc, castNode(CreatedbStmt, command)->options)
 			{
 				DefElem *option = lfirst_node(DefElem, lc);
@@ -94,7 +110,9 @@ database_of_command(Node *command)
 	/* nobody can drop or rename the database that he is in, but copy it */
 	if (!OidIsValid(database) || (database == MyDatabaseId && !copied))
 		return InvalidOid;
-	if (!compat_owns_database(database, GetUserId()) || (copied && !can_create_databases()))
+	if (copied && !can_create_databases())
+		return InvalidOid;
+	if (!compat_owns_database(database, GetUserId()) && !(copied && is_template(database)))
 		return InvalidOid;
 	return database;
 }

@@ -86,7 +86,7 @@ connectable_databases(void)
 		Form_pg_database database = (Form_pg_database) GETSTRUCT(tuple);
 		MemoryContext old_context;
 
-		if (!database->datallowconn || database->datistemplate)
+		if (!database->datallowconn)
 			continue;
 		old_context = MemoryContextSwitchTo(caller);
 		databases = lappend_oid(databases, database->oid);

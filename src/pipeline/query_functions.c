@@ -35,6 +35,8 @@ PG_FUNCTION_INFO_V1(velo_resume_query);
 PG_FUNCTION_INFO_V1(velo_restart_query);
 PG_FUNCTION_INFO_V1(velo_alter_query);
 PG_FUNCTION_INFO_V1(velo_advance_watermark);
+PG_FUNCTION_INFO_V1(velo_execute);
+PG_FUNCTION_INFO_V1(velo_replay_dead_letters);
 PG_FUNCTION_INFO_V1(velo_on_drop);
 PG_FUNCTION_INFO_V1(velo_on_alter_schema);
 
@@ -411,6 +413,30 @@ velo_advance_watermark(PG_FUNCTION_ARGS)
 	query_update(query);
 	pipeline_notify_at_commit();
 	PG_RETURN_VOID();
+}
+
+/* ------------------------------------------------------------------ what is to come */
+
+Datum
+velo_execute(PG_FUNCTION_ARGS)
+{
+	ereport(
+		ERROR,
+		(errcode(ERRCODE_FEATURE_NOT_SUPPORTED), errmsg("velo.execute() is not supported yet"),
+		 errhint("What a topic holds now is read by plain SQL, with velo.tumble and velo.hop for "
+				 "windows; velo.create_query() takes the dialect.")));
+	PG_RETURN_NULL();
+}
+
+Datum
+velo_replay_dead_letters(PG_FUNCTION_ARGS)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+			 errmsg("velo.replay_dead_letters() is not supported yet"),
+			 errhint("velo.dead_letters holds key, value and headers of the records: INSERT them "
+					 "into a stream of format \"raw\" over the topic.")));
+	PG_RETURN_NULL();
 }
 
 /* ------------------------------------------------------------------ event triggers */

@@ -90,6 +90,10 @@ is_right('a query');
 SELECT velo.create_stream('timed', columns => 'id bigint, k text, at timestamptz OPTIONS (metadata ''timestamp'')', topic => 'records',
 	brokers => '$brokers', event_time => 'at', watermark => '0 s', options => '{"idle_timeout": "300 ms"}');
 SELECT velo.create_query('windows', 'SELECT k, count(*) AS n FROM timed WINDOW TUMBLING(1s) GROUP BY k', pipelines => 2);
+-- the longest times that there are
+SELECT velo.create_stream('patient', columns => 'id bigint, at timestamptz OPTIONS (metadata ''timestamp'')', topic => 'records', brokers => '$brokers',
+	event_time => 'at', watermark => '0 s', options => '{"idle_timeout": "106751991 days", "partitions_refresh": "106751991 days"}');
+SELECT velo.create_query('patience', 'SELECT count(*) AS n FROM patient WINDOW TUMBLING(1s)', pipelines => 1);
 SELECT velo.wait();
 SQL
 	ok($pg->wait_until("SELECT sum(n) = $produced FROM windows"), 'the last window closes by the clock');
@@ -107,7 +111,7 @@ SQL
 	cmp_ok($used, '<', 20 * @pids, 'idle workers use next to no CPU');
 	is(join(' ', workers('%')), join(' ', @pids), 'and are the same as before');
 	is($pg->query(q{SELECT max(records_per_second) FROM velo.pipelines}), 0, 'records_per_second has fallen to 0');
-	$pg->query(q{SELECT velo.drop_query('windows')});
+	$pg->query(q{SELECT velo.drop_query('windows'), velo.drop_query('patience')});
 }
 
 # ---------------------------------------------------------------- pause, resume, stop
@@ -264,7 +268,12 @@ SQL
 	produce(10);
 	is_right('ALTER DATABASE RENAME', 'renamed');
 
-	$pg->query('CREATE DATABASE copy TEMPLATE renamed');
+	$pg->query('ALTER DATABASE renamed IS_TEMPLATE true');
+	$pg->restart;
+	produce(10);
+	is_right('a database that is a template', 'renamed');
+	$pg->query('CREATE ROLE copier CREATEDB');
+	$pg->query('SET ROLE copier; CREATE DATABASE copy TEMPLATE renamed');
 	is($pg->query(q{SELECT state, error IS NOT NULL FROM velo.queries}, 'copy'), 'paused|t', 'CREATE DATABASE TEMPLATE: the copy is paused, with the reason');
 	produce(10);
 	is_right('CREATE DATABASE TEMPLATE: the original goes on', 'renamed');
@@ -274,7 +283,9 @@ SQL
 	produce(10);
 	is_right('and again the original goes on', 'renamed');
 
+	$pg->query('ALTER DATABASE renamed IS_TEMPLATE false');
 	$pg->query("DROP DATABASE $_") for qw(copy another renamed);
+	$pg->query('DROP ROLE copier');
 	cmp_ok(time - $start, '<', 20, 'none of them waits for pipelines');
 	is($pg->query(q{SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'velo scheduler'}), 1, 'and nobody is left behind');
 
