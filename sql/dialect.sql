@@ -60,6 +60,14 @@ SELECT velo.explain('SELECT count(*) WINDOW TUMBLING(5m) FROM d_trades');
 SELECT velo.explain('SELECT count(*) FROM d_trades; SELECT 1');
 SELECT velo.explain('SELECT count(*) FRM d_trades WINDOW TUMBLING(5m)');
 SELECT velo.explain('SELECT nothing, count(*) FROM d_trades WINDOW TUMBLING("tä", 5m) GROUP BY "ö"');
+SELECT velo.explain('SELECT "ö", count(*) FROM d_trades /* open /* closed */ WINDOW TUMBLING(5m)');
+-- in no time, however long
+DO $$
+BEGIN
+    PERFORM velo.explain('SELECT count(*) FROM d_trades ' || repeat('/*', 1000000));
+EXCEPTION WHEN syntax_error THEN
+    RAISE NOTICE '%', SQLERRM;
+END $$;
 SELECT velo.explain('');
 
 -- refused, with a position and a way out

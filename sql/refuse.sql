@@ -170,6 +170,7 @@ SELECT velo.create_query('q', 'SELECT n FROM trades', options => '{"batchsize": 
 SELECT velo.create_query('q', 'SELECT n FROM trades', options => '{"batch_size": 0}');
 SELECT velo.create_query('q', 'SELECT n FROM trades', options => '{"batch_size": "many"}');
 SELECT velo.create_query('q', 'SELECT n FROM trades', options => '{"commit_interval": "-1 s"}');
+SELECT velo.create_query('q', 'SELECT n FROM trades', options => '{"retry_max_delay": "99 ms"}');
 SELECT velo.create_query('q', 'SELECT n FROM trades', options => '{"on_gap": "jump"}');
 SELECT velo.create_query('q', 'SELECT n FROM trades', options => '[]');
 SELECT velo.create_query(NULL, 'SELECT n FROM trades');

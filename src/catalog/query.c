@@ -948,6 +948,15 @@ query_errors(Oid id)
 	return errors;
 }
 
+/* The longest delay between two attempts to run a pipeline of the query, in ms. */
+static int
+retry_max_delay(Oid id)
+{
+	QueryInfo *query = query_get(id);
+
+	return query ? query->options.retry_max_delay : velo_retry_max_delay;
+}
+
 /*
  * Failures in a row of a pipeline as of now; 0 if the last one, present or past, lies longer back than two of the
  * longest delays.  *present (may be NULL): there is trouble now, or a run that has achieved nothing yet.  *unproven
@@ -980,7 +989,8 @@ failures_in_a_row(Relation rel, Oid id, int pipeline, bool *present, bool *unpro
 		if (unproven)
 			*unproven = DatumGetBool(values[ERROR_UNPROVEN]);
 		if (!TimestampDifferenceExceeds(DatumGetTimestampTz(values[ERROR_AT]),
-										GetCurrentTimestamp(), 2 * velo_retry_max_delay))
+										GetCurrentTimestamp(),
+										2 * Min(retry_max_delay(id), INT_MAX / 2)))
 			attempts = DatumGetInt32(values[ERROR_ATTEMPTS]);
 	}
 	systable_endscan(scan);
@@ -1125,5 +1135,5 @@ query_next_attempt(Oid id, int pipeline)
 	int64 delay = (int64) FIRST_RETRY_MS << Min(failures, 20);
 
 	table_close(rel, AccessShareLock);
-	return TimestampTzPlusMilliseconds(GetCurrentTimestamp(), Min(delay, velo_retry_max_delay));
+	return TimestampTzPlusMilliseconds(GetCurrentTimestamp(), Min(delay, retry_max_delay(id)));
 }

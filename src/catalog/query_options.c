@@ -13,12 +13,14 @@
 #include "utils/numeric.h"
 
 #define VALID_OPTIONS                                                                              \
-	"batch_size, commit_interval, grace, idle_timeout, pipeline_memory, on_gap, group_id"
+	"batch_size, commit_interval, grace, idle_timeout, pipeline_memory, retry_max_delay, on_gap, " \
+	"group_id"
 
 /* bounds are those of the settings of the same name */
 #define MAX_BATCH_SIZE 1000000
 #define MAX_COMMIT_INTERVAL (3600 * 1000)
 #define MIN_PIPELINE_MEMORY (8 * 1024)
+#define MIN_RETRY_MAX_DELAY 100
 
 /* the options, and what a user may write as their values */
 static const struct
@@ -31,6 +33,7 @@ static const struct
 	{"grace", "A duration is an interval, or a number of milliseconds, not negative."},
 	{"idle_timeout", "A duration is an interval, or a number of milliseconds, not negative."},
 	{"pipeline_memory", "Valid values are from 8192 kB to 2147483647 kB."},
+	{"retry_max_delay", "A duration is an interval, or a number of milliseconds, from 100 on."},
 	{"on_gap", "Valid values are: fail, continue."},
 	{"group_id", "A consumer group has a name."}};
 
@@ -138,6 +141,7 @@ query_read_options(Jsonb *json, const char *extra, QueryOptions *options)
 	options->grace = -1;
 	options->idle_timeout = -1;
 	options->pipeline_memory = velo_pipeline_memory;
+	options->retry_max_delay = velo_retry_max_delay;
 	options->gap_continue = false;
 	options->group_id = NULL;
 	if (json == NULL)
@@ -184,6 +188,14 @@ query_read_options(Jsonb *json, const char *extra, QueryOptions *options)
 		else if (strcmp(name, "pipeline_memory") == 0)
 			options->pipeline_memory =
 				parse_number(name, value, MIN_PIPELINE_MEMORY, INT_MAX, GUC_UNIT_KB);
+		else if (strcmp(name, "retry_max_delay") == 0)
+		{
+			int64 us = parse_duration(name, value);
+
+			if (us < MIN_RETRY_MAX_DELAY * INT64CONST(1000))
+				invalid_value(name, value);
+			options->retry_max_delay = us / 1000;
+		}
 		else if (strcmp(name, "on_gap") == 0)
 		{
 			if (strcmp(value, "continue") != 0 && strcmp(value, "fail") != 0)

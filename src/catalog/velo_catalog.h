@@ -111,6 +111,7 @@ typedef struct QueryOptions
 	int64 grace;         /* microseconds */
 	int64 idle_timeout;  /* ms; -1: look at the stream, then at the setting */
 	int pipeline_memory; /* kB */
+	int retry_max_delay; /* ms */
 	bool gap_continue;   /* on_gap */
 	char *group_id;
 } QueryOptions;
@@ -283,7 +284,8 @@ extern bool query_forgive_crash(Oid id, int pipeline);
 extern List *query_errors(Oid id); /* of QueryError */
 extern void query_clear_errors(Oid id);
 /*
- * When to try again after one more failure: at twice the delay of the last time, up to velo.retry_max_delay; failures
+ * When to try again after one more failure: at twice the delay of the last time, up to the query's
+ * retry_max_delay; failures
  * that lie longer apart don't count.
  */
 extern TimestampTz query_next_attempt(Oid id, int pipeline);

@@ -80,7 +80,11 @@ is_word_part(char c)
 	return is_word_start(c) || is_digit(c) || c == '$';
 }
 
-/* The offset after white space and comments.  *newline is set if a line ended on the way (may be NULL). */
+/*
+ * The offset after white space and comments.  *newline is set if a line ended on the way (may be NULL).  A comment that
+ * doesn't end is refused here: for a run of openings the core scanner needs a time that grows with the square of its
+ * length, and all of it would stand in the message.
+ */
 static int
 skip_space(const char *text, int pos, bool *newline)
 {
@@ -99,6 +103,7 @@ skip_space(const char *text, int pos, bool *newline)
 		}
 		else if (text[pos] == '/' && text[pos + 1] == '*')
 		{
+			int start = pos;
 			int depth = 0;
 
 			do
@@ -116,6 +121,9 @@ skip_space(const char *text, int pos, bool *newline)
 				else
 					pos++;
 			} while (depth > 0 && text[pos] != '\0');
+			if (depth > 0)
+				ereport(ERROR, (errcode(ERRCODE_SYNTAX_ERROR), errmsg("unterminated /* comment"),
+								errposition(pg_mbstrlen_with_len(text, start) + 1)));
 		}
 		else
 			return pos;

@@ -107,7 +107,8 @@ database_of_command(Node *command)
 	if (name == NULL)
 		return InvalidOid;
 	database = get_database_oid(name, true);
-	if (!OidIsValid(database) || database == MyDatabaseId)
+	/* nobody can drop or rename the database that he is in, but copy it */
+	if (!OidIsValid(database) || (database == MyDatabaseId && !copied))
 		return InvalidOid;
 	if (copied && !can_create_databases())
 		return InvalidOid;

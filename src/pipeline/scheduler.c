@@ -39,6 +39,7 @@ typedef struct WantedPipeline
 	bool owner_can_login;
 	const QueryError *error; /* or NULL */
 	bool unproven;           /* a run has begun and achieved nothing yet */
+	int retry_max_delay;     /* ms */
 } WantedPipeline;
 
 /* A pipeline that this scheduler has started, by its place among the slots. */
@@ -224,6 +225,7 @@ wanted_of_query(const QueryInfo *query, List *wanted)
 		pipeline->name = query->name;
 		pipeline->owner_can_login = login;
 		pipeline->unproven = query_run_is_unproven(query->id, i);
+		pipeline->retry_max_delay = query->options.retry_max_delay;
 		foreach (lc, errors)
 		{
 			if (((QueryError *) lfirst(lc))->pipeline == i)
@@ -471,7 +473,7 @@ start_not_before(const WantedPipeline *pipeline)
 	/* without a time: a running pipeline told of the trouble of its source; too far away: another server's clock */
 	if (pipeline->error &&
 		pipeline->error->retry_at <=
-			TimestampTzPlusMilliseconds(GetCurrentTimestamp(), velo_retry_max_delay))
+			TimestampTzPlusMilliseconds(GetCurrentTimestamp(), pipeline->retry_max_delay))
 		return pipeline->error->retry_at;
 	/* one that ended without a reason must not be started in a tight loop */
 	return last ? TimestampTzPlusMilliseconds(last->start.started_at, RESTART_MS) : DT_NOBEGIN;

@@ -394,6 +394,10 @@ SQL
 	ok($pg->wait_until(q{SELECT state = 'waiting' AND error LIKE '%absent%' AND retry_at IS NOT NULL FROM velo.queries WHERE name = 'of_absent'}),
 		'a missing topic is waited for')
 	  or diag($pg->query('SELECT * FROM velo.queries'));
+	create_query('often', 'SELECT id FROM absent', q{options => '{"retry_max_delay": "200 ms"}'});
+	ok($pg->wait_until(q{SELECT max(attempts) > 6 FROM velo.query_error WHERE query = 'velo_queries.often'::regclass}), 'as often as the query wants it');
+	is($pg->query(q{SELECT retry_at <= clock_timestamp() + interval '200 ms' FROM velo.queries WHERE name = 'often'}), 't', 'at the latest');
+	drop('often');
 	$kafka->create_topic('absent', 2);
 	produce('absent', 1, good(1));
 	ok($pg->wait_until(q{SELECT state = 'running' AND error IS NULL AND records_in = 1 FROM velo.queries WHERE name = 'of_absent'}), 'until it comes');

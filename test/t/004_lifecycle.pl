@@ -287,10 +287,14 @@ SQL
 	produce(10);
 	is_right('CREATE DATABASE TEMPLATE: the original goes on', 'renamed');
 
-	$pg->query('DROP DATABASE copy');
-	$pg->query('DROP ROLE copier');
+	$pg->query('CREATE DATABASE another TEMPLATE renamed', 'renamed');
+	is($pg->query(q{SELECT state FROM velo.queries}, 'another'), 'paused', 'also by somebody who is in it');
+	produce(10);
+	is_right('and again the original goes on', 'renamed');
+
 	$pg->query('ALTER DATABASE renamed IS_TEMPLATE false');
-	$pg->query('DROP DATABASE renamed');
+	$pg->query("DROP DATABASE $_") for qw(copy another renamed);
+	$pg->query('DROP ROLE copier');
 	cmp_ok(time - $start, '<', 20, 'none of them waits for pipelines');
 	is($pg->query(q{SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'velo scheduler'}), 1, 'and nobody is left behind');
 
