@@ -145,8 +145,7 @@ init_aggregate(GroupTable *table, const AggSpec *spec, Final *final)
 	get_typlenbyval(trans.transtype, &trans.typlen, &trans.byval);
 	trans.internal = trans.transtype == INTERNALOID;
 	trans.init = initial_value(tuple, trans.transtype, &trans.init_isnull);
-	trans.count =
-		trans.byval && (form->aggtransfn == F_INT8INC || form->aggtransfn == F_INT8INC_ANY);
+	trans.known = known_transition(aggref->aggfnoid, form->aggtransfn);
 	trans.pertrans.aggref = aggref;
 
 	build_aggregate_transfn_expr(inputs, ninputs, 0, aggref->aggvariadic, trans.transtype,
@@ -298,18 +297,14 @@ aggregates_begin(GroupTable *table, Entry *entry)
 	MemoryContextSwitchTo(old);
 }
 
+/*
+ * By calling the transition function.  Garbage goes to the current memory context.
+ */
 static void
 advance(GroupTable *table, Transition *trans, TransValue *value, const InputRows *rows, int row)
 {
 	FunctionCallInfo call = trans->call;
 	Datum result;
-
-	if (trans->count && !value->isnull && DatumGetInt64(value->value) < PG_INT64_MAX)
-	{
-		if (trans->nargs == 0 || !rows->nulls[trans->args[0]][row])
-			value->value++;
-		return;
-	}
 
 	for (int i = 0; i < trans->nargs; i++)
 	{
@@ -349,19 +344,39 @@ advance(GroupTable *table, Transition *trans, TransValue *value, const InputRows
 	value->unset = false;
 }
 
-/* A row into a group's transition values.  The current memory context takes garbage. */
+/*
+ * Rows into the transition values of the groups that they enter, transition by transition, each in the order of the
+ * entrances.  When a transition throws, rows->applied is its row.
+ */
 void
-aggregates_advance(GroupTable *table, Entry *entry, const InputRows *rows, int row)
+aggregates_advance(GroupTable *table, const Entrance *entrances, int n, InputRows *rows)
 {
-	for (int i = 0; i < table->ntransitions; i++)
-	{
-		Transition *trans = &table->transitions[i];
+	MemoryContext old = MemoryContextSwitchTo(table->temp);
 
-		if (trans->filter >= 0 &&
-			(rows->nulls[trans->filter][row] || !DatumGetBool(rows->values[trans->filter][row])))
+	for (int t = 0; t < table->ntransitions; t++)
+	{
+		Transition *trans = &table->transitions[t];
+
+		if (trans->known != NULL)
+		{
+			trans->known(trans, t, entrances, n, rows);
 			continue;
-		advance(table, trans, &entry->values[i], rows, row);
+		}
+		for (int i = 0; i < n; i++)
+		{
+			Entry *entry = entrances[i].entry;
+			int row = entrances[i].row;
+
+			if (is_filtered_out(trans, rows, row))
+				continue;
+			rows->applied = row;
+			aggregates_enter(table, entry->window);
+			advance(table, trans, &entry->values[t], rows, row);
+			if (!table->temp->isReset)
+				MemoryContextReset(table->temp);
+		}
 	}
+	MemoryContextSwitchTo(old);
 }
 
 Datum
