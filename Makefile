@@ -12,7 +12,8 @@ PG_CONFIG ?= pg_config
 # PostgreSQL's own headers are not held to our warnings
 PG_CPPFLAGS = -isystem $(shell $(PG_CONFIG) --includedir-server) -I$(srcdir)/src
 PG_CFLAGS = -Wall -Wextra -Werror -Wno-missing-field-initializers -Wno-unused-parameter
-SHLIB_LINK = -lrdkafka -lm
+# calls from one file of velo to another need not go through the table of symbols
+SHLIB_LINK = -lrdkafka -lm -Wl,-Bsymbolic-functions
 # bitcode for JIT inlining would need clang, and buys nothing here
 override with_llvm := no
 
