@@ -244,6 +244,16 @@ own_copy(Datum value, bool byval, int16 typlen)
 	return datumCopy(value, byval, typlen);
 }
 
+/*
+ * Transition values that are never replaced, only changed, need not be freed one by one, and so take no more memory than
+ * they are long.
+ */
+static inline bool
+lies_in_arena(const Transition *trans)
+{
+	return trans->known != NULL && !trans->byval;
+}
+
 /* Make a new transition value the state's own and let go of the old one, as ExecAggTransReparent() does. */
 static Datum
 adopt(GroupTable *table, const Transition *trans, Datum value, bool isnull, Datum old,
@@ -261,7 +271,7 @@ adopt(GroupTable *table, const Transition *trans, Datum value, bool isnull, Datu
 		value = own_copy(value, trans->byval, trans->typlen);
 		MemoryContextSwitchTo(caller);
 	}
-	if (!old_isnull)
+	if (!old_isnull && !lies_in_arena(trans))
 	{
 		if (DatumIsReadWriteExpandedObject(old, false, trans->typlen))
 			DeleteExpandedObject(old);
@@ -289,8 +299,17 @@ aggregates_begin(GroupTable *table, Entry *entry)
 		const Transition *trans = &table->transitions[i];
 		TransValue *value = &entry->values[i];
 
-		value->value =
-			trans->init_isnull ? (Datum) 0 : datumCopy(trans->init, trans->byval, trans->typlen);
+		if (trans->init_isnull)
+			value->value = (Datum) 0;
+		else if (lies_in_arena(trans))
+		{
+			Size size = datumGetSize(trans->init, false, trans->typlen);
+
+			value->value = PointerGetDatum(window_alloc(entry->window, size));
+			memcpy(DatumGetPointer(value->value), DatumGetPointer(trans->init), size);
+		}
+		else
+			value->value = datumCopy(trans->init, trans->byval, trans->typlen);
 		value->isnull = trans->init_isnull;
 		value->unset = trans->init_isnull;
 	}
@@ -636,6 +655,14 @@ aggregates_read(GroupTable *table, Entry *entry, StringInfo in)
 			continue;
 		if (trans->internal)
 			value->value = read_internal(table, trans, in, &value->isnull);
+		else if (lies_in_arena(trans))
+		{
+			uint32 len;
+
+			bytes_read(in, &len, sizeof(len));
+			value->value = PointerGetDatum(window_alloc(entry->window, len));
+			bytes_read(in, DatumGetPointer(value->value), len);
+		}
 		else
 		{
 			MemoryContext old = MemoryContextSwitchTo(context);

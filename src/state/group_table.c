@@ -284,7 +284,7 @@ enlarge(Window *window)
  * Memory for what stays as long as its window: without the allocator's headers and roundings, which would be nearly half
  * of it.
  */
-static void *
+void *
 window_alloc(Window *window, Size size)
 {
 	char *result;
@@ -384,7 +384,7 @@ window_rebuild(GroupTable *table, Window *window)
 		MemoryContextSwitchTo(caller);
 		MemoryContextReset(table->temp);
 		to->place = from->place;
-		to->touched = from->touched;
+		to->group.touched = from->group.touched;
 		if (from->rows != NULL)
 			collected_copy(from, to);
 		if (from->group.flags & ENTRY_CHANGED)
@@ -491,7 +491,7 @@ enter(GroupTable *table, Window *window, InputRows *rows, int row, bool undoable
 	}
 	else if (undoable)
 		undo_note_change(table, entry);
-	entry->touched = table->checkpoint;
+	entry->group.touched = table->checkpoint;
 	entry_changed(entry);
 	entry_unsaved(entry);
 	table->entrances[table->nentrances].entry = entry;

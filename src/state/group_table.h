@@ -193,7 +193,6 @@ struct Entry
 	Entry *next_unsaved;
 	RowList *rows; /* NULL: none */
 	LogPlace place;
-	uint32 touched; /* the checkpoint before which it was touched last; see also log_load() */
 	TransValue values[FLEXIBLE_ARRAY_MEMBER];
 };
 
@@ -322,6 +321,7 @@ extern bool keys_equal(GroupTable *table, const Entry *entry, const Datum *keys,
 /* group_table.c */
 extern Window *window_find(GroupTable *table, TimestampTz start);
 extern Window *window_get(GroupTable *table, TimestampTz start);
+extern void *window_alloc(Window *window, Size size);
 extern void window_empty(GroupTable *table, Window *window);
 extern void window_free(GroupTable *table, Window *window);
 extern bool window_is_closed(const Window *window, TimestampTz watermark);

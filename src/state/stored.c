@@ -681,7 +681,7 @@ median_age(const GroupTable *table)
 
 		for (uint64 slot = 0; slot <= window->mask && n < SAMPLE; slot += stride)
 			if (window->slots[slot].entry != NULL)
-				ages[n++] = window->slots[slot].entry->touched;
+				ages[n++] = window->slots[slot].entry->group.touched;
 	}
 	if (n == 0)
 		return table->checkpoint;
@@ -698,7 +698,7 @@ is_cold(const GroupTable *table, const Window *window, uint64 hash, uint32 age)
 		const Entry *entry = window->slots[i].entry;
 
 		if (window->slots[i].hash == hash && (entry->group.flags & ENTRY_GONE) == 0 &&
-			(entry->touched > age ||
+			(entry->group.touched > age ||
 			 (table->takes_changed && (entry->group.flags & ENTRY_CHANGED) != 0)))
 			return false;
 	}
