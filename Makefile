@@ -12,7 +12,8 @@ PG_CONFIG ?= pg_config
 # PostgreSQL's own headers are not held to our warnings
 PG_CPPFLAGS = -isystem $(shell $(PG_CONFIG) --includedir-server) -I$(srcdir)/src
 PG_CFLAGS = -Wall -Wextra -Werror -Wno-missing-field-initializers -Wno-unused-parameter
-SHLIB_LINK = -lrdkafka -lm
+# calls from one file of velo to another need not go through the table of symbols
+SHLIB_LINK = -lrdkafka -lm -Wl,-Bsymbolic-functions
 # bitcode for JIT inlining would need clang, and buys nothing here
 override with_llvm := no
 
@@ -60,11 +61,12 @@ bench: setup
 	@$(MAKE) -s installed $(BENCH_PROGRAMS)
 	@test/run.sh perl bench/run.pl
 
-# beside Kafka Streams and Flink SQL, which come from Maven Central
+# beside Kafka Streams and Flink SQL, which come from Maven Central; and the picture in README.md
 bench-peers:
 	@PG_CONFIG=$(PG_CONFIG) test/setup.sh peers
 	@$(MAKE) -s installed $(BENCH_PROGRAMS) build/peers/streams/classes build/peers/flink/classes
-	@test/run.sh perl bench/peers/run.pl
+	@bash -o pipefail -c 'test/run.sh perl bench/peers/run.pl | tee build/bench-peers.md'
+	@bench/picture.pl build/bench-peers.md > bench/peers.svg
 
 build/kafka_tool: test/kafka_tool.c
 	@mkdir -p $(@D)

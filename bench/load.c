@@ -8,6 +8,8 @@
  *					event time 1 ms per record from 2026-01-01 on
  *	symbols=N		so many different symbols (100)
  *	bad=N			so many records of a thousand are no JSON (0)
+ *	fields=N		so many fields in a record, those beyond the five behind them (5)
+ *	partitions=N	of the topic, by symbol (1)
  *	compression=C	of the batches (none)
  *
  * With a rate it prints how well the producer itself kept time, in ms: "LATE_P50 LATE_P99 LATE_MAX ACK_P50 ACK_P99 ACK_MAX",
@@ -20,8 +22,12 @@ typedef struct Options
 	int64_t rate; /* 0: as fast as it gets */
 	unsigned symbols;
 	unsigned bad;
+	unsigned fields;
+	unsigned partitions;
 	const char *compression;
 } Options;
+
+#define MAX_FIELDS 100
 
 static int64_t count;
 static double *acknowledged; /* by record; before that, when it was produced */
@@ -38,6 +44,10 @@ parse_option(Options *options, const char *argument)
 		options->symbols = atoi(value + 1);
 	else if (value && strncmp(argument, "bad=", 4) == 0)
 		options->bad = atoi(value + 1);
+	else if (value && strncmp(argument, "fields=", 7) == 0 && atoi(value + 1) <= MAX_FIELDS)
+		options->fields = atoi(value + 1);
+	else if (value && strncmp(argument, "partitions=", 11) == 0)
+		options->partitions = atoi(value + 1);
 	else if (value && strncmp(argument, "compression=", 12) == 0)
 		options->compression = value + 1;
 	else
@@ -89,6 +99,19 @@ compare_doubles(const void *a, const void *b)
 	return (x > y) - (x < y);
 }
 
+/* One more field into an object of "len" bytes: a number, a string and a Boolean in turn. */
+static int
+append_field(char *object, int len, unsigned field, unsigned value)
+{
+	char *end = object + len - 1;
+
+	if (field % 3 == 0)
+		return len - 1 + sprintf(end, ",\"field_%u\":%u.5}", field, value);
+	if (field % 3 == 1)
+		return len - 1 + sprintf(end, ",\"field_%u\":\"text %u\"}", field, value);
+	return len - 1 + sprintf(end, ",\"field_%u\":%s}", field, value % 2 ? "true" : "false");
+}
+
 /* Sorts the values and prints median, 99th percentile and the greatest, in ms. */
 static void
 print_percentiles(double *seconds)
@@ -102,7 +125,7 @@ int
 main(int argc, char **argv)
 {
 	rd_kafka_conf_t *conf = rd_kafka_conf_new();
-	Options options = {.symbols = 100, .compression = "none"};
+	Options options = {.symbols = 100, .fields = 5, .partitions = 1, .compression = "none"};
 	uint64_t random = 42;
 	char error[512];
 	char ts[64];
@@ -140,7 +163,8 @@ main(int argc, char **argv)
 	for (int64_t i = 0; i < count; i++)
 	{
 		char key[16];
-		char value[160];
+		char value[160 + 32 * MAX_FIELDS];
+		unsigned symbol;
 		int len;
 
 		if (options.rate)
@@ -160,16 +184,19 @@ main(int argc, char **argv)
 			strcpy(ts + 23, "Z"); /* milliseconds are enough */
 		}
 		random = random * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
-		snprintf(key, sizeof(key), "S%03u", (unsigned) (random >> 33) % options.symbols);
+		symbol = (unsigned) (random >> 33) % options.symbols;
+		snprintf(key, sizeof(key), "S%03u", symbol);
 		len = snprintf(value, sizeof(value),
 					   "{\"symbol\":\"%s\",\"price\":%u.%02u,\"volume\":%u,\"ts\":\"%s\","
 					   "\"trader\":\"T%u\"}",
 					   key, 50 + (unsigned) (random >> 40) % 150, (unsigned) (random >> 20) % 100,
 					   100 + (unsigned) (random >> 45) % 9900, ts, (unsigned) (random >> 50) % 10);
+		for (unsigned field = 5; field < options.fields; field++)
+			len = append_field(value, len, field, (unsigned) (random >> 37) % 100000);
 		if ((random >> 35) % 1000 < options.bad)
 			value[len - 1] = ']';
-		while (rd_kafka_produce(rkt, 0, RD_KAFKA_MSG_F_COPY, value, len, key, strlen(key),
-								acknowledged ? &acknowledged[i] : NULL))
+		while (rd_kafka_produce(rkt, symbol % options.partitions, RD_KAFKA_MSG_F_COPY, value, len,
+								key, strlen(key), acknowledged ? &acknowledged[i] : NULL))
 			rd_kafka_poll(rk, 10);
 		if (options.rate || i % 1000 == 0)
 			rd_kafka_poll(rk, 0);

@@ -23,8 +23,17 @@ my $bench = Velo::Bench->new;
 
 # ---------------------------------------------------------------- the table
 
+# What is loaded into the topics that cases need.
+my %topics = (
+	trades => {},
+	spoilt => { bad => 10 },
+	packed => { compression => 'lz4' },
+	wide => { fields => 20 },
+	pair => { partitions => 2 });
+
 my $select = 'SELECT symbol, avg(price) AS avg_price, count(*) AS n FROM trades WHERE price > 100';
 my $tumbling = "$select WINDOW TUMBLING(5m) GROUP BY symbol";
+
 sub by_hand
 {
 	my @figures = $bench->program('handwritten', 'trades');
@@ -48,15 +57,54 @@ sub velo
 	return sub { $bench->query($query, $records) };
 }
 
+# The first query over another stream.
+sub velo_over
+{
+	my ($stream) = @_;
+
+	return velo("$tumbling EMIT FINAL" =~ s/trades/$stream/r);
+}
+
+sub numeric
+{
+	$bench->create_stream('exact', 'trades', 'numeric');
+	my @figures = velo_over('exact')->();
+	$bench->server->query(q{SELECT velo.drop_stream('exact')});
+	return @figures;
+}
+
+# With a table of a million rows, of which a hundred are asked for.
+sub look_up
+{
+	$bench->server->query(<<'SQL');
+CREATE TABLE IF NOT EXISTS instruments AS
+	SELECT 'S' || lpad(i::text, greatest(3, length(i::text)), '0') AS symbol, 'sector ' || i % 11 AS sector FROM generate_series(0, 999999) AS i;
+CREATE UNIQUE INDEX IF NOT EXISTS instruments_symbol_idx ON instruments (symbol);
+ANALYZE instruments;
+SQL
+	return $bench->query(<<'SQL', $records);
+SELECT sector, avg(price) AS avg_price, count(*) AS n FROM trades JOIN instruments USING (symbol)
+WHERE price > 100 WINDOW TUMBLING(5m) GROUP BY sector EMIT FINAL
+SQL
+}
+
+# name, topic, how it is measured
 my @table = (
-	[ 'bare consumer' => sub { $bench->program('bare_consumer', 'trades') } ],
-	[ 'by hand' => \&by_hand ],
-	[ 'tumbling 5m, final' => velo("$tumbling EMIT FINAL") ],
-	[ 'tumbling 5m, changes' => \&changes ],
-	[ 'group by, no window' => velo("$select GROUP BY symbol") ],
-	[ 'hopping 5m/1m, final' => velo("$select WINDOW HOPPING(5m, 1m) GROUP BY symbol EMIT FINAL") ],
-	[ 'filter and projection, appended' => velo('SELECT symbol, price, ts FROM trades WHERE price > 100') ],
-	[ 'tumbling 5m, final, 1 % bad records' => velo("$tumbling EMIT FINAL" =~ s/trades/spoilt/r) ]);
+	[ 'bare consumer', 'trades', sub { $bench->program('bare_consumer', 'trades') } ],
+	[ 'by hand', 'trades', \&by_hand ],
+	[ 'tumbling 5m, final', 'trades', velo("$tumbling EMIT FINAL") ],
+	[ 'tumbling 5m, changes', 'trades', \&changes ],
+	[ 'group by, no window', 'trades', velo("$select GROUP BY symbol") ],
+	[ 'group by, four aggregates', 'trades', velo('SELECT symbol, avg(price), count(*) AS n, min(price), max(price) FROM trades GROUP BY symbol') ],
+	[ 'hopping 5m/1m, final', 'trades', velo("$select WINDOW HOPPING(5m, 1m) GROUP BY symbol EMIT FINAL") ],
+	[ 'filter and projection, appended', 'trades', velo('SELECT symbol, price, ts FROM trades WHERE price > 100') ],
+	[ 'tumbling, a key left to the executor', 'trades', velo("$tumbling EMIT FINAL" =~ s/symbol/nullif(symbol, '') AS symbol/r =~ s/BY symbol/BY nullif(symbol, '')/r) ],
+	[ 'tumbling, numeric', 'trades', \&numeric ],
+	[ 'tumbling, look-up join', 'trades', \&look_up ],
+	[ 'tumbling, 1 % bad records', 'spoilt', velo_over('spoilt') ],
+	[ 'tumbling, lz4', 'packed', velo_over('packed') ],
+	[ 'tumbling, 20 fields', 'wide', velo_over('wide') ],
+	[ 'tumbling, 2 partitions, 2 pipelines', 'pair', velo_over('pair') ]);
 
 # ---------------------------------------------------------------- single figures
 
@@ -140,6 +188,84 @@ SQL
 	return;
 }
 
+# The greatest RssAnon of the pipeline of query "bench" while it reads so many records, in MB.
+sub greatest_memory
+{
+	my ($count) = @_;
+	my $greatest = 0;
+
+	for (1 .. 10 * 600)
+	{
+		my ($pid, $done) = split /\|/, $bench->server->query(q{SELECT pid, records_in FROM velo.pipelines WHERE query = 'bench'});
+
+		$greatest = $1 if $pid && Velo::Process::slurp("/proc/$pid/status") =~ /RssAnon:\s*(\d+) kB/ && $1 > $greatest;
+		return $greatest / 1024 if ($done // 0) >= $count;
+		sleep 0.1;
+	}
+	die "the query does not come to its end\n";
+}
+
+my %loaded;
+
+# Groups that are many, each as likely to be next as any other.
+sub many_groups
+{
+	my ($symbols, $count, %options) = @_;
+	my $topic = "keys_$symbols";
+	my $pg = $bench->server;
+	my $options = join ', ', map { qq("$_": "$options{$_}") } sort keys %options;
+
+	$bench->load($topic, $count, symbols => $symbols) unless $loaded{$topic}++;
+	$pg->query('CHECKPOINT');
+	my $started = time;
+	$pg->query("SELECT velo.create_query('bench', 'SELECT symbol, count(*) AS n, avg(price) AS p FROM $topic GROUP BY symbol', options => '{$options}')");
+	my $memory = greatest_memory($count);
+	my $took = time - $started;
+	my ($groups, $sum) = split /\|/, $pg->query('SELECT count(*), sum(n) FROM bench');
+
+	die "$sum records counted of $count\n" if $sum != $count;
+	printf "* %d records of %d groups%s: %.0f records/s, at most %.0f MB\n", $count, $groups, $options ? " ($options)" : '',
+	  $count / $took, $memory;
+	$pg->query(q{SELECT velo.drop_query('bench')});
+	return;
+}
+
+# A window of close to a million groups: from the record that closes it to its rows.
+sub closing
+{
+	my $pg = $bench->server;
+	my $count = 3_000_000;
+
+	$bench->load('hour', $count, symbols => 1_000_000);
+	$pg->query(q{SELECT velo.create_query('bench', 'SELECT symbol, count(*) AS n FROM hour WINDOW TUMBLING(1h) GROUP BY symbol EMIT FINAL',
+		options => '{"pipeline_memory": "1 GB"}')});
+	die "the query does not come to its end\n" unless $pg->query(q{SELECT velo.wait('bench', '10 min')}) eq 't';
+	my $started = time;
+	# of today, which is later than the records
+	my ($status, undef, $err) = run_command('', $bench->load_command('hour', 1, rate => 1000));
+	die "load: $err" if $status;
+	wait_for(sub { $pg->query('SELECT count(*) FROM (SELECT FROM bench LIMIT 1) AS b') > 0 }, 120) or die "the window does not close\n";
+	printf "* %d groups in a window of EMIT FINAL: closed and written in %.1f s\n", $pg->query('SELECT count(*) FROM bench'), time - $started;
+	$pg->query(q{SELECT velo.drop_query('bench')});
+	return;
+}
+
+# Twenty queries over one topic at once, each with a pipeline of its own.
+sub many_queries
+{
+	my $pg = $bench->server;
+	my $n = 20;
+	my $count = 1_000_000;
+
+	$bench->load('shared', $count);
+	my $started = time;
+	$pg->query("SELECT velo.create_query('many_$_', \$\$" . "$tumbling EMIT FINAL" =~ s/trades/shared/r . '$$)') for 1 .. $n;
+	die "the queries do not come to their ends\n" unless $pg->query(q{SELECT velo.wait(NULL, '10 min')}) eq 't';
+	printf "* %d queries over one topic: %.0f records/s together\n", $n, $n * $count / (time - $started);
+	$pg->query(q{SELECT velo.drop_query(name) FROM velo.queries});
+	return;
+}
+
 # kill -9 of the whole server while a query holds a million groups; then until a record that was produced meanwhile is
 # committed.  PostgreSQL's own recovery comes before that.
 sub restart
@@ -174,7 +300,16 @@ sub restart
 	return;
 }
 
-my @single = ([ latency => \&latency ], [ idle => \&idle ], [ memory => \&memory ], [ restart => \&restart ]);
+my @single = (
+	[ latency => \&latency ],
+	[ idle => \&idle ],
+	[ memory => \&memory ],
+	[ 'many groups' => sub { many_groups(1_000_000, 3_000_000) } ],
+	[ 'many groups, 10 s' => sub { many_groups(1_000_000, 3_000_000, commit_interval => '10 s') } ],
+	[ 'too many groups' => sub { many_groups(10_000_000, 3_000_000) } ],
+	[ closing => \&closing ],
+	[ 'many queries' => \&many_queries ],
+	[ restart => \&restart ]);
 
 # ----------------------------------------------------------------
 
@@ -182,9 +317,9 @@ my @single = ([ latency => \&latency ], [ idle => \&idle ], [ memory => \&memory
 @single = grep { $_->[0] =~ $wanted } @single;
 die "no case matches $cases\n" unless @table || @single;
 
-$bench->load('trades', $records) if grep { $_->[0] !~ /bad/ } @table;
-$bench->load('spoilt', $records, bad => 10) if grep { $_->[0] =~ /bad/ } @table;
+my %needed = map { $_->[1] => 1 } @table;
+$bench->load($_, $records, %{ $topics{$_} }) for sort keys %needed;
 $bench->print_circumstances(join ' ', (map { "$_=$ENV{$_}" } grep { defined $ENV{$_} } qw(BENCH_RECORDS BENCH_RUNS BENCH_CASES)),
 	'make bench');
-$bench->compare($runs, [ 'bare consumer', 'by hand' ], @table) if @table;
+$bench->compare($runs, [ 'bare consumer', 'by hand', 'tumbling 5m, final' ], map { [ @$_[ 0, 2 ] ] } @table) if @table;
 $_->[1]->() for @single;

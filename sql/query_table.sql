@@ -161,6 +161,17 @@ SELECT velo.wait('in_turn');
 SELECT count(*), count(*) FILTER (WHERE turn < first_done) > 10100 AS in_turn
 FROM turns, (SELECT min(last) AS first_done FROM (SELECT max(turn) AS last FROM turns GROUP BY n > 0) AS l) AS d;
 
+-- rows of a target that no query wrote: those of its groups are taken over, others stay; and where another unique index
+-- is in the way, the group has a dead letter
+CREATE TABLE holdings (symbol text, n bigint, note text DEFAULT 'new', UNIQUE NULLS NOT DISTINCT (symbol));
+CREATE UNIQUE INDEX ON holdings (n) WHERE symbol IN ('ACME', 'GLOBEX');
+INSERT INTO holdings VALUES ('ACME', -1, 'there before'), ('OTHER', -2, 'there before');
+SELECT velo.create_query('held', 'SELECT symbol, count(*) AS n FROM trades WHERE n <= 200 GROUP BY symbol',
+    target => 'holdings', emit => 'final', stop => 'end');
+SELECT velo.wait('held');
+SELECT * FROM holdings ORDER BY symbol;
+SELECT kind, sqlstate, detail FROM velo.dead_letters WHERE query = 'held';
+
 SET client_min_messages = warning;
 DROP SCHEMA results, streams, tables CASCADE;
 SELECT count(*) FROM velo.queries;

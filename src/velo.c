@@ -23,6 +23,7 @@ int velo_grace = 0;
 int velo_idle_timeout = 30 * 1000;
 int velo_pipeline_memory = 256 * 1024;
 int velo_retry_max_delay = 60 * 1000;
+bool velo_vectorized = true;
 int velo_dev_broker_port = 0;
 
 void _PG_init(void);
@@ -66,6 +67,9 @@ define_settings(void)
 							"Sets the longest delay between two attempts to run a pipeline.", NULL,
 							&velo_retry_max_delay, 60 * 1000, 100, INT_MAX, PGC_SIGHUP, GUC_UNIT_MS,
 							NULL, NULL, NULL);
+	DefineCustomBoolVariable("velo.vectorized", "Evaluates expressions a column at a time.",
+							 "Off is for diagnosis: PostgreSQL's executor then takes row by row.",
+							 &velo_vectorized, true, PGC_SIGHUP, 0, NULL, NULL, NULL);
 	DefineCustomIntVariable(
 		"velo.dev_broker_port",
 		"Sets the port on 127.0.0.1 of a volatile Kafka broker for development.",

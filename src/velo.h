@@ -29,6 +29,7 @@ extern int velo_grace;                   /* ms */
 extern int velo_idle_timeout;            /* ms; 0: a partition never becomes idle */
 extern int velo_pipeline_memory;         /* kB: state, batches and fetch queue of one pipeline */
 extern int velo_retry_max_delay;         /* ms */
+extern bool velo_vectorized;             /* expressions a column at a time, where that can be done */
 extern int velo_dev_broker_port;         /* 0: off; postmaster */
 
 #endif /* VELO_H */

@@ -250,20 +250,39 @@ save_group(Relation rel, CatalogIndexState indexes, Oid query, const StoredGroup
 	systable_endscan(scan);
 }
 
+/* Add what isn't there yet, in one go. */
+static void
+insert_groups(Relation rel, CatalogIndexState indexes, Oid query, const StoredGroup *groups,
+			  int ngroups)
+{
+	TupleTableSlot **slots = palloc_array(TupleTableSlot *, ngroups);
+
+	for (int i = 0; i < ngroups; i++)
+	{
+		slots[i] = MakeSingleTupleTableSlot(RelationGetDescr(rel), &TTSOpsHeapTuple);
+		ExecStoreHeapTuple(form_group(rel, query, &groups[i]), slots[i], true);
+	}
+	CatalogTuplesMultiInsertWithInfo(rel, slots, ngroups, indexes);
+	for (int i = 0; i < ngroups; i++)
+		ExecDropSingleTupleTableSlot(slots[i]);
+	pfree(slots);
+}
+
 void
 stored_groups_save(Oid query, const StoredGroup *groups, int ngroups, bool absent)
 {
 	Relation rel = rows_open("query_group", RowExclusiveLock);
 	CatalogIndexState indexes = CatalogOpenIndexes(rel);
 
-	for (int i = 0; i < ngroups; i++)
-	{
-		if (absent)
-			CatalogTupleInsertWithInfo(rel, form_group(rel, query, &groups[i]), indexes);
-		else
+	CHECK_FOR_INTERRUPTS();
+	if (absent)
+		insert_groups(rel, indexes, query, groups, ngroups);
+	else
+		for (int i = 0; i < ngroups; i++)
+		{
 			save_group(rel, indexes, query, &groups[i]);
-		CHECK_FOR_INTERRUPTS();
-	}
+			CHECK_FOR_INTERRUPTS();
+		}
 	CatalogCloseIndexes(indexes);
 	table_close(rel, NoLock);
 	CommandCounterIncrement();

@@ -71,9 +71,13 @@ extern TupleDesc input_plan_desc(InputPlan *plan);
  * Run the plan over "set", appending to "rows" (values copied where they would not live as long as rows->context).
  * Throws what an expression throws; then the rows appended so far are still there and belong to records before the
  * one at set->current_*, if input_plan_in_order().
+ *
+ * "vectorized", if the plan can be: a column at a time, which yields the same rows sooner.  What is thrown then need not be
+ * of the first record that fails, and the rows appended so far are to be forgotten.
  */
-extern void input_plan_run(InputPlan *plan, BatchSet *set, InputRows *rows);
+extern void input_plan_run(InputPlan *plan, BatchSet *set, bool vectorized, InputRows *rows);
 extern bool input_plan_in_order(InputPlan *plan);
+extern bool input_plan_can_vectorize(InputPlan *plan);
 
 /* ------------------------------------------------------------------ emission */
 

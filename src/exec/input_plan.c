@@ -2,11 +2,13 @@
  * input_plan.c
  *		Runs the input plan of a continuous query over batches of records.
  *
- * The executor is started and ended per batch, so that snapshots, locks and resource owners are PostgreSQL's own
- * business.  The rows it yields are kept column by column in InputRows.  Values that a scan took straight from its
+ * The executor is started and ended per batch, so that snapshots, locks, rights and resource owners are PostgreSQL's own
+ * business.  The rows that it yields are kept column by column in InputRows.  Values that a scan took straight from its
  * batch are not copied: a batch lives until its rows are applied.
+ *
+ * Where the plan is nothing but scans of streams, the rows need not come one by one: see vector.h.
  */
-#include "exec/exec.h"
+#include "exec/vector.h"
 
 #include "access/xact.h"
 #include "executor/executor.h"
@@ -28,6 +30,9 @@ struct InputPlan
 	TupleDesc desc;
 	bool *copy;    /* [natts]: the value lives no longer than the row, so it must be copied */
 	int16 *typlen; /* [natts] */
+	int nvectors;
+	VectorPlan *
+		*vectors; /* [nvectors] if the plan is a scan, or a list of scans; NULL: another one */
 };
 
 /*
@@ -40,6 +45,44 @@ is_batch_value(Plan *top, TargetEntry *tle)
 
 	return IsA(top, ForeignScan) && IsA(var, Var) &&
 		   var->varno == (int) ((Scan *) top)->scanrelid && var->varattno > 0;
+}
+
+/* The scans that the plan consists of; NIL if it is more than that. */
+static List *
+scans_of(Plan *top)
+{
+	ListCell *cell;
+
+	if (IsA(top, ForeignScan))
+		return list_make1(top);
+	if (!IsA(top, Append) || ((Append *) top)->part_prune_info != NULL)
+		return NIL;
+	foreach (cell, ((Append *) top)->appendplans)
+		if (!IsA(lfirst(cell), ForeignScan))
+			return NIL;
+	return ((Append *) top)->appendplans;
+}
+
+static void
+create_vectors(InputPlan *input)
+{
+	List *scans = scans_of(input->plan->planTree);
+	ListCell *cell;
+
+	if (scans == NIL)
+		return;
+	input->vectors = palloc_array(VectorPlan *, list_length(scans));
+	foreach (cell, scans)
+	{
+		VectorPlan *vector = vector_plan_create(lfirst(cell), input->record_column);
+
+		if (vector == NULL)
+		{
+			input->vectors = NULL;
+			return;
+		}
+		input->vectors[input->nvectors++] = vector;
+	}
 }
 
 InputPlan *
@@ -66,6 +109,7 @@ input_plan_create(PlannedStmt *plan, int record_column, bool windowed)
 		input->typlen[i] = att->attlen;
 		i++;
 	}
+	create_vectors(input);
 	return input;
 }
 
@@ -120,24 +164,17 @@ append_row(InputPlan *input, BatchSet *set, TupleTableSlot *slot, InputRows *row
 	rows->nrows = row + 1;
 }
 
-void
-input_plan_run(InputPlan *input, BatchSet *set, InputRows *rows)
+/* The rows one by one, from PostgreSQL's executor. */
+static void
+run_rows(InputPlan *input, BatchSet *set, QueryDesc *query, InputRows *rows)
 {
-	QueryDesc *query;
-	PlanState *state;
-
-	stream_scan_set_batches(set);
-	query = CreateQueryDesc(input->plan, "", GetActiveSnapshot(), InvalidSnapshot, None_Receiver,
-							NULL, NULL, 0);
-	ExecutorStart(query, 0);
-	state = query->planstate;
 	for (;;)
 	{
 		TupleTableSlot *slot;
 		MemoryContext old;
 
 		ResetPerTupleExprContext(query->estate);
-		slot = ExecProcNode(state);
+		slot = ExecProcNode(query->planstate);
 		if (TupIsNull(slot))
 			break;
 		if (rows->nrows == rows->capacity)
@@ -146,10 +183,46 @@ input_plan_run(InputPlan *input, BatchSet *set, InputRows *rows)
 		append_row(input, set, slot, rows);
 		MemoryContextSwitchTo(old);
 	}
+}
+
+static void
+run_vectors(InputPlan *input, BatchSet *set, QueryDesc *query, InputRows *rows)
+{
+	PlanState *top = query->planstate;
+
+	for (int i = 0; i < input->nvectors; i++)
+	{
+		PlanState *scan = IsA(top, AppendState) ? ((AppendState *) top)->appendplans[i] : top;
+
+		vector_plan_run(input->vectors[i], castNode(ForeignScanState, scan), set, input->windowed,
+						rows);
+	}
+}
+
+void
+input_plan_run(InputPlan *input, BatchSet *set, bool vectorized, InputRows *rows)
+{
+	QueryDesc *query;
+
+	Assert(!vectorized || input_plan_can_vectorize(input));
+	stream_scan_set_batches(set);
+	query = CreateQueryDesc(input->plan, "", GetActiveSnapshot(), InvalidSnapshot, None_Receiver,
+							NULL, NULL, 0);
+	ExecutorStart(query, 0);
+	if (vectorized)
+		run_vectors(input, set, query, rows);
+	else
+		run_rows(input, set, query, rows);
 	ExecutorFinish(query);
 	ExecutorEnd(query);
 	FreeQueryDesc(query);
 	stream_scan_set_batches(NULL);
+}
+
+bool
+input_plan_can_vectorize(InputPlan *plan)
+{
+	return plan->vectors != NULL;
 }
 
 bool

@@ -254,7 +254,7 @@ emit_groups(Pipeline *pipeline, StateGroup **groups, int ngroups)
 			fail_group(pipeline, group, "evaluate", emitted[i].error);
 		if (emitted[i].has_row)
 		{
-			rows[nrows].action = SINK_UPSERT;
+			rows[nrows].action = group->out ? SINK_UPSERT : SINK_NEW;
 			rows[nrows].values = emitted[i].values;
 			rows[nrows].nulls = emitted[i].nulls;
 			written[nrows++] = group;

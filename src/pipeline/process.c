@@ -156,7 +156,25 @@ evaluate_step(Pipeline *pipeline, void *arg)
 	BatchSet *set = arg;
 
 	set->current_stream = -1;
-	input_plan_run(pipeline->input, set, pipeline->rows);
+	input_plan_run(pipeline->input, set, false, pipeline->rows);
+}
+
+static void
+evaluate_vectorized_step(Pipeline *pipeline, void *arg)
+{
+	input_plan_run(pipeline->input, arg, true, pipeline->rows);
+}
+
+/* A column at a time; false if that can't be done, or something threw: then it isn't known what, and nothing is done. */
+static bool
+evaluate_vectorized(Pipeline *pipeline, BatchSet *set)
+{
+	if (!velo_vectorized || !input_plan_can_vectorize(pipeline->input))
+		return false;
+	if (try_step(pipeline, evaluate_vectorized_step, set) == NULL)
+		return true;
+	pipeline->rows->nrows = 0;
+	return false;
 }
 
 static void evaluate(Pipeline *pipeline, BatchSet *set);
@@ -474,7 +492,8 @@ evaluate_all(Pipeline *pipeline)
 		set->from[s] = 0;
 		set->to[s] = pipeline->streams[s].batch->nrecords;
 	}
-	evaluate(pipeline, set);
+	if (!evaluate_vectorized(pipeline, set))
+		evaluate(pipeline, set);
 	fail_bad_groups(pipeline);
 }
 

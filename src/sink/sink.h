@@ -20,6 +20,7 @@ typedef enum SinkAction
 {
 	SINK_APPEND, /* insert */
 	SINK_UPSERT, /* insert or update by key */
+	SINK_NEW,    /* the same, when there should be no row with that key: sooner done */
 	SINK_DELETE  /* by key */
 } SinkAction;
 

@@ -2,8 +2,8 @@
  * table_sink.c
  *		Writes the rows of a query into a table, by SQL.
  *
- * The rows of one write are an ephemeral named relation, "velo_rows", like the transition tables of a trigger; three
- * saved statements read it: insert, upsert and delete.  Each set of rows is written in a subtransaction; when that
+ * The rows of one write are an ephemeral named relation, "velo_rows", like the transition tables of a trigger; saved
+ * statements read it: insert, upsert, delete and their kin.  Each set of rows is written in a subtransaction; when that
  * fails for a reason that lies in a row, the set is halved until the row stands alone.
  */
 #include "sink/sink.h"
@@ -51,6 +51,7 @@ struct Sink
 	int nkeys;
 	int *keys; /* 0-based columns of the result */
 	TypeCacheEntry **key_types;
+	bool has_strangers; /* rows were found in it that no query wrote */
 	SPIPlanPtr statements[NUM_STATEMENTS];
 };
 
@@ -285,6 +286,7 @@ write_set(Sink *sink, SinkAction action, SinkRow **rows, int nrows)
 	switch (action)
 	{
 		case SINK_APPEND:
+		case SINK_NEW:
 			(void) run_statement(sink, STATEMENT_INSERT, rows, nrows);
 			break;
 		case SINK_UPSERT:
@@ -364,6 +366,13 @@ write_isolated(Sink *sink, SinkAction action, SinkRow **rows, int nrows)
 		return nrows;
 	if (!error_is_of_row(sink, error->sqlerrcode))
 		ReThrowError(error);
+	if (action == SINK_NEW && error->sqlerrcode == ERRCODE_UNIQUE_VIOLATION)
+	{
+		/* of the key, as it seems; if it is another one, that will be seen again */
+		sink->has_strangers = true;
+		FreeErrorData(error);
+		return write_isolated(sink, SINK_UPSERT, rows, nrows);
+	}
 	if (nrows == 1)
 	{
 		rows[0]->error = error;
@@ -480,6 +489,8 @@ sink_write(Sink *sink, SinkRow *rows, int nrows)
 	for (int i = 0; i < nrows; i++)
 	{
 		rows[i].error = NULL;
+		if (rows[i].action == SINK_NEW && (sink->nkeys == 0 || sink->has_strangers))
+			rows[i].action = SINK_UPSERT;
 		sets[rows[i].action][counts[rows[i].action]++] = &rows[i];
 	}
 

@@ -145,8 +145,7 @@ init_aggregate(GroupTable *table, const AggSpec *spec, Final *final)
 	get_typlenbyval(trans.transtype, &trans.typlen, &trans.byval);
 	trans.internal = trans.transtype == INTERNALOID;
 	trans.init = initial_value(tuple, trans.transtype, &trans.init_isnull);
-	trans.count =
-		trans.byval && (form->aggtransfn == F_INT8INC || form->aggtransfn == F_INT8INC_ANY);
+	trans.known = known_transition(aggref->aggfnoid, form->aggtransfn);
 	trans.pertrans.aggref = aggref;
 
 	build_aggregate_transfn_expr(inputs, ninputs, 0, aggref->aggvariadic, trans.transtype,
@@ -245,6 +244,16 @@ own_copy(Datum value, bool byval, int16 typlen)
 	return datumCopy(value, byval, typlen);
 }
 
+/*
+ * Transition values that are never replaced, only changed, need not be freed one by one, and so take no more memory than
+ * they are long.
+ */
+static inline bool
+lies_in_arena(const Transition *trans)
+{
+	return trans->known != NULL && !trans->byval;
+}
+
 /* Make a new transition value the state's own and let go of the old one, as ExecAggTransReparent() does. */
 static Datum
 adopt(GroupTable *table, const Transition *trans, Datum value, bool isnull, Datum old,
@@ -262,7 +271,7 @@ adopt(GroupTable *table, const Transition *trans, Datum value, bool isnull, Datu
 		value = own_copy(value, trans->byval, trans->typlen);
 		MemoryContextSwitchTo(caller);
 	}
-	if (!old_isnull)
+	if (!old_isnull && !lies_in_arena(trans))
 	{
 		if (DatumIsReadWriteExpandedObject(old, false, trans->typlen))
 			DeleteExpandedObject(old);
@@ -290,26 +299,31 @@ aggregates_begin(GroupTable *table, Entry *entry)
 		const Transition *trans = &table->transitions[i];
 		TransValue *value = &entry->values[i];
 
-		value->value =
-			trans->init_isnull ? (Datum) 0 : datumCopy(trans->init, trans->byval, trans->typlen);
+		if (trans->init_isnull)
+			value->value = (Datum) 0;
+		else if (lies_in_arena(trans))
+		{
+			Size size = datumGetSize(trans->init, false, trans->typlen);
+
+			value->value = PointerGetDatum(window_alloc(entry->window, size));
+			memcpy(DatumGetPointer(value->value), DatumGetPointer(trans->init), size);
+		}
+		else
+			value->value = datumCopy(trans->init, trans->byval, trans->typlen);
 		value->isnull = trans->init_isnull;
 		value->unset = trans->init_isnull;
 	}
 	MemoryContextSwitchTo(old);
 }
 
+/*
+ * By calling the transition function.  Garbage goes to the current memory context.
+ */
 static void
 advance(GroupTable *table, Transition *trans, TransValue *value, const InputRows *rows, int row)
 {
 	FunctionCallInfo call = trans->call;
 	Datum result;
-
-	if (trans->count && !value->isnull && DatumGetInt64(value->value) < PG_INT64_MAX)
-	{
-		if (trans->nargs == 0 || !rows->nulls[trans->args[0]][row])
-			value->value++;
-		return;
-	}
 
 	for (int i = 0; i < trans->nargs; i++)
 	{
@@ -349,19 +363,39 @@ advance(GroupTable *table, Transition *trans, TransValue *value, const InputRows
 	value->unset = false;
 }
 
-/* A row into a group's transition values.  The current memory context takes garbage. */
+/*
+ * Rows into the transition values of the groups that they enter, transition by transition, each in the order of the
+ * entrances.  When a transition throws, rows->applied is its row.
+ */
 void
-aggregates_advance(GroupTable *table, Entry *entry, const InputRows *rows, int row)
+aggregates_advance(GroupTable *table, const Entrance *entrances, int n, InputRows *rows)
 {
-	for (int i = 0; i < table->ntransitions; i++)
-	{
-		Transition *trans = &table->transitions[i];
+	MemoryContext old = MemoryContextSwitchTo(table->temp);
 
-		if (trans->filter >= 0 &&
-			(rows->nulls[trans->filter][row] || !DatumGetBool(rows->values[trans->filter][row])))
+	for (int t = 0; t < table->ntransitions; t++)
+	{
+		Transition *trans = &table->transitions[t];
+
+		if (trans->known != NULL)
+		{
+			trans->known(trans, t, entrances, n, rows);
 			continue;
-		advance(table, trans, &entry->values[i], rows, row);
+		}
+		for (int i = 0; i < n; i++)
+		{
+			Entry *entry = entrances[i].entry;
+			int row = entrances[i].row;
+
+			if (is_filtered_out(trans, rows, row))
+				continue;
+			rows->applied = row;
+			aggregates_enter(table, entry->window);
+			advance(table, trans, &entry->values[t], rows, row);
+			if (!table->temp->isReset)
+				MemoryContextReset(table->temp);
+		}
 	}
+	MemoryContextSwitchTo(old);
 }
 
 Datum
@@ -621,6 +655,14 @@ aggregates_read(GroupTable *table, Entry *entry, StringInfo in)
 			continue;
 		if (trans->internal)
 			value->value = read_internal(table, trans, in, &value->isnull);
+		else if (lies_in_arena(trans))
+		{
+			uint32 len;
+
+			bytes_read(in, &len, sizeof(len));
+			value->value = PointerGetDatum(window_alloc(entry->window, len));
+			bytes_read(in, DatumGetPointer(value->value), len);
+		}
 		else
 		{
 			MemoryContext old = MemoryContextSwitchTo(context);

@@ -443,7 +443,7 @@ typedef struct LoadedState
 
 /*
  * The log is read in order, later records going before earlier ones.  Only names are looked at then: states and rows
- * are pointers into copies of the chunks until it is clear which are the latest.  Meanwhile Entry.touched is an index
+ * are pointers into copies of the chunks until it is clear which are the latest.  Meanwhile StateGroup.touched is an index
  * into states.
  */
 typedef struct Loader
@@ -484,7 +484,7 @@ load_entry(Loader *loader, StringInfo in, bool make)
 			loader->max_states = Max(1024, loader->max_states * 2);
 			loader->states = grow(loader, loader->states, sizeof(LoadedState) * loader->max_states);
 		}
-		entry->touched = loader->nstates;
+		entry->group.touched = loader->nstates;
 		loader->states[loader->nstates].entry = entry;
 		loader->states[loader->nstates++].bytes = NULL;
 		window->logged = true;
@@ -571,7 +571,7 @@ load_chunk(int64 seq, const char *data, Size len, void *arg)
 				bytes = in.data + in.cursor;
 				bytes_read(&in, &size, sizeof(size));
 				bytes_skip(&in, size);
-				loader->states[entry->touched].bytes = bytes;
+				loader->states[entry->group.touched].bytes = bytes;
 				release_place(table, &entry->place);
 				set_place(table, &entry->place, chunk, in.cursor - start);
 				break;
@@ -622,7 +622,7 @@ load_states(Loader *loader)
 		in.len = in.maxlen = sizeof(len) + len;
 		in.cursor = 0;
 		record_read_state(table, entry, &in);
-		entry->touched = 0;
+		entry->group.touched = 0;
 		MemoryContextReset(table->temp);
 	}
 	MemoryContextSwitchTo(old);

@@ -14,6 +14,10 @@
 #define FIRST_SLOTS 16
 #define FIRST_ARENA_BLOCK 1024
 #define ARENA_BLOCK (64 * 1024)
+/* rows that are advanced together: many enough for loops over them, few enough for the processor's cache */
+#define ENTRANCES 1024
+/* how many rows ahead the groups of rows are fetched */
+#define PREFETCH_ROWS 8
 
 /* ------------------------------------------------------------------ windows */
 
@@ -280,7 +284,7 @@ enlarge(Window *window)
  * Memory for what stays as long as its window: without the allocator's headers and roundings, which would be nearly half
  * of it.
  */
-static void *
+void *
 window_alloc(Window *window, Size size)
 {
 	char *result;
@@ -380,7 +384,7 @@ window_rebuild(GroupTable *table, Window *window)
 		MemoryContextSwitchTo(caller);
 		MemoryContextReset(table->temp);
 		to->place = from->place;
-		to->touched = from->touched;
+		to->group.touched = from->group.touched;
 		if (from->rows != NULL)
 			collected_copy(from, to);
 		if (from->group.flags & ENTRY_CHANGED)
@@ -427,13 +431,11 @@ group_table_create(const GroupingSpec *spec, Oid query, int pipeline, int memory
 
 	table->max_windows = 16;
 	table->windows = palloc(sizeof(Window *) * table->max_windows);
-	if (spec->window.kind == WINDOW_NONE)
-		table->entered = palloc(sizeof(Window *));
-	else
-	{
-		table->starts = palloc(sizeof(TimestampTz) * window_max(&spec->window));
-		table->entered = palloc(sizeof(Window *) * window_max(&spec->window));
-	}
+	table->max_entered = window_max(&spec->window);
+	table->starts = palloc(sizeof(TimestampTz) * table->max_entered);
+	table->entered = palloc(sizeof(Window *) * table->max_entered);
+	table->max_entrances = ENTRANCES + table->max_entered;
+	table->entrances = palloc(sizeof(Entrance) * table->max_entrances);
 	MemoryContextSwitchTo(old);
 	return table;
 }
@@ -472,6 +474,7 @@ probe_row(GroupTable *table, const InputRows *rows, int row)
 	}
 }
 
+/* Find the group that a row enters, or make it. */
 static void
 enter(GroupTable *table, Window *window, InputRows *rows, int row, bool undoable)
 {
@@ -488,13 +491,28 @@ enter(GroupTable *table, Window *window, InputRows *rows, int row, bool undoable
 	}
 	else if (undoable)
 		undo_note_change(table, entry);
-	entry->touched = table->checkpoint;
+	entry->group.touched = table->checkpoint;
 	entry_changed(entry);
 	entry_unsaved(entry);
-	aggregates_enter(table, window);
-	aggregates_advance(table, entry, rows, row);
-	if (table->collects)
-		collected_advance(table, entry, rows, row);
+	table->entrances[table->nentrances].entry = entry;
+	table->entrances[table->nentrances++].row = row;
+}
+
+/* The rows into the groups that were found for them. */
+static void
+advance_entrances(GroupTable *table, InputRows *rows)
+{
+	int n = table->nentrances;
+
+	table->nentrances = 0;
+	aggregates_advance(table, table->entrances, n, rows);
+	if (!table->collects)
+		return;
+	for (int i = 0; i < n; i++)
+	{
+		rows->applied = table->entrances[i].row;
+		collected_advance(table, table->entrances[i].entry, rows, rows->applied);
+	}
 }
 
 void
@@ -506,16 +524,30 @@ group_table_prepare(GroupTable *table, InputRows *rows, TimestampTz closed)
 		stored_fetch(table, rows, closed);
 }
 
+/* What the rows soon to come will look for, into the processor's cache. */
+static inline void
+prefetch(const GroupTable *table, const InputRows *rows, int row)
+{
+	const Window *window = table->last;
+
+	if (window == NULL || row + 2 * PREFETCH_ROWS >= rows->nrows)
+		return;
+	__builtin_prefetch(&window->slots[table->hashes[row + 2 * PREFETCH_ROWS] & window->mask]);
+	__builtin_prefetch(window->slots[table->hashes[row + PREFETCH_ROWS] & window->mask].entry);
+}
+
 void
 group_table_apply(GroupTable *table, InputRows *rows, int from, TimestampTz closed, bool undoable)
 {
 	MemoryContext old = MemoryContextSwitchTo(table->temp);
 
+	table->nentrances = 0;
 	for (int i = from; i < rows->nrows; i++)
 	{
 		int n;
 
 		rows->applied = i;
+		prefetch(table, rows, i);
 		if (undoable && (i == from || !input_rows_same_record(rows, i - 1, i)))
 			undo_begin_record(table);
 		n = windows_for_row(table, rows, i, closed, &rows->late[i]);
@@ -524,8 +556,12 @@ group_table_apply(GroupTable *table, InputRows *rows, int from, TimestampTz clos
 			probe_row(table, rows, i);
 		for (int k = 0; k < n; k++)
 			enter(table, table->entered[k], rows, i, undoable);
-		MemoryContextReset(table->temp);
+		if (!table->temp->isReset)
+			MemoryContextReset(table->temp);
+		if (undoable || table->nentrances > table->max_entrances - table->max_entered)
+			advance_entrances(table, rows);
 	}
+	advance_entrances(table, rows);
 	rows->applied = -1;
 	MemoryContextSwitchTo(old);
 }

@@ -9,6 +9,7 @@
  *	group_table.c	windows, entries, rows into them, what changed and what closes
  *	group_keys.c	hash and equality of group keys
  *	aggregate.c		transition and final functions, states to bytes and back
+ *	transition.c	the commonest transitions, for many rows at once
  *	collected.c		kept input rows
  *	group_record.c	entries as bytes, for the two below
  *	checkpoint.c	the log of chunks that makes a table of one pipeline durable
@@ -40,8 +41,24 @@ typedef struct TransValue
 	bool unset; /* the first input that isn't NULL becomes the value */
 } TransValue;
 
+/* A row on its way into a group. */
+typedef struct Entrance
+{
+	Entry *entry;
+	int row;
+} Entrance;
+
+typedef struct Transition Transition;
+
+/*
+ * What many rows do to transition number "index" of the groups that they enter, as the transition function would; sets
+ * rows->applied before it throws.
+ */
+typedef void (*KnownTransition)(const Transition *trans, int index, const Entrance *entrances,
+								int n, InputRows *rows);
+
 /* A transition: aggregates with the same one (sum and avg of the same column) share it, as in PostgreSQL. */
-typedef struct Transition
+struct Transition
 {
 	int nargs;
 	int *args;
@@ -52,8 +69,8 @@ typedef struct Transition
 	int16 typlen;
 	bool byval;
 	bool strict;
-	bool internal; /* kept as bytes by serialise, read by deserialise and combine */
-	bool count;    /* int8inc() and its kin: done in place */
+	bool internal;         /* kept as bytes by serialise, read by deserialise and combine */
+	KnownTransition known; /* NULL: the function is called row by row */
 	Datum init;
 	bool init_isnull;
 	FunctionCallInfo call; /* of the transition function */
@@ -61,7 +78,15 @@ typedef struct Transition
 	FunctionCallInfo deserialise;
 	FunctionCallInfo combine;
 	AggStatePerTransData pertrans; /* for functions that look at their aggregate */
-} Transition;
+};
+
+/* Does FILTER keep the row from the aggregate? */
+static inline bool
+is_filtered_out(const Transition *trans, const InputRows *rows, int row)
+{
+	return trans->filter >= 0 &&
+		   (rows->nulls[trans->filter][row] || !DatumGetBool(rows->values[trans->filter][row]));
+}
 
 typedef struct Final
 {
@@ -168,7 +193,6 @@ struct Entry
 	Entry *next_unsaved;
 	RowList *rows; /* NULL: none */
 	LogPlace place;
-	uint32 touched; /* the checkpoint before which it was touched last; see also log_load() */
 	TransValue values[FLEXIBLE_ARRAY_MEMBER];
 };
 
@@ -250,8 +274,12 @@ struct GroupTable
 	int max_windows;
 	Window **windows;    /* by start */
 	Window *last;        /* the one used last */
-	TimestampTz *starts; /* [window_max()] scratch */
-	Window **entered;    /* [window_max()] windows that a row enters */
+	TimestampTz *starts; /* [max_entered] scratch */
+	int max_entered;     /* window_max() */
+	Window **entered;    /* [max_entered] windows that a row enters */
+	Entrance *entrances; /* [max_entrances] rows whose groups are found, and not yet advanced */
+	int nentrances;
+	int max_entrances;
 
 	uint64 *hashes; /* of the rows being applied */
 	int max_hashes;
@@ -293,6 +321,7 @@ extern bool keys_equal(GroupTable *table, const Entry *entry, const Datum *keys,
 /* group_table.c */
 extern Window *window_find(GroupTable *table, TimestampTz start);
 extern Window *window_get(GroupTable *table, TimestampTz start);
+extern void *window_alloc(Window *window, Size size);
 extern void window_empty(GroupTable *table, Window *window);
 extern void window_free(GroupTable *table, Window *window);
 extern bool window_is_closed(const Window *window, TimestampTz watermark);
@@ -319,12 +348,17 @@ extern void aggregates_init(GroupTable *table);
 extern uint32 aggregates_fingerprint(const GroupTable *table);
 extern void aggregates_enter(GroupTable *table, Window *window);
 extern void aggregates_begin(GroupTable *table, Entry *entry);
-extern void aggregates_advance(GroupTable *table, Entry *entry, const InputRows *rows, int row);
+extern void aggregates_advance(GroupTable *table, const Entrance *entrances, int n,
+							   InputRows *rows);
 extern void aggregates_write(GroupTable *table, Entry *entry, StringInfo out);
 extern void aggregates_read(GroupTable *table, Entry *entry, StringInfo in);
 extern void aggregates_combine(GroupTable *table, Entry *into, GroupTable *source, Entry *from);
 extern void datum_write(StringInfo out, Datum value, bool byval, int16 typlen);
 extern Datum datum_read(StringInfo in, bool byval);
+
+/* transition.c */
+/* That of a built-in aggregate by its transition function; NULL if it has none. */
+extern KnownTransition known_transition(Oid aggregate, Oid function);
 
 /* collected.c */
 extern void collected_init(GroupTable *table);

@@ -164,8 +164,9 @@ typedef struct StateGroup
 	bool out;    /* a row of it stands in the sink; set by the emitter, kept by checkpoints */
 	bool failed; /* a dead letter stands for it; likewise */
 	/* private to state/ */
-	uint64 hash;
 	uint8 flags;
+	uint32 touched; /* the checkpoint before which it was touched last; see also log_load() */
+	uint64 hash;
 } StateGroup;
 
 /*

@@ -23,6 +23,8 @@
 /* what is saved or fetched in one go */
 #define SAVE_BYTES (1024 * 1024)
 #define SAVE_GROUPS 1000
+/* cold groups that are put in order together: the more, the less they are scattered over the index */
+#define MOVE_GROUPS 65536
 
 /* ------------------------------------------------------------------ keys */
 
@@ -679,7 +681,7 @@ median_age(const GroupTable *table)
 
 		for (uint64 slot = 0; slot <= window->mask && n < SAMPLE; slot += stride)
 			if (window->slots[slot].entry != NULL)
-				ages[n++] = window->slots[slot].entry->touched;
+				ages[n++] = window->slots[slot].entry->group.touched;
 	}
 	if (n == 0)
 		return table->checkpoint;
@@ -696,27 +698,26 @@ is_cold(const GroupTable *table, const Window *window, uint64 hash, uint32 age)
 		const Entry *entry = window->slots[i].entry;
 
 		if (window->slots[i].hash == hash && (entry->group.flags & ENTRY_GONE) == 0 &&
-			(entry->touched > age ||
+			(entry->group.touched > age ||
 			 (table->takes_changed && (entry->group.flags & ENTRY_CHANGED) != 0)))
 			return false;
 	}
 	return true;
 }
 
-/* Move the cold buckets of a window into the store; true if there were any. */
-static bool
-move_window(Saver *saver, Window *window, uint32 age)
+/* Move the buckets of these groups into the store, in the order of their keys. */
+static void
+move_entries(Saver *saver, Window *window, Entry **entries, int n)
 {
 	GroupTable *table = saver->table;
-	bool moved = false;
 
-	for (uint64 slot = 0; slot <= window->mask; slot++)
+	qsort(entries, n, sizeof(Entry *), compare_entries);
+	for (int e = 0; e < n; e++)
 	{
-		Entry *entry = window->slots[slot].entry;
-		uint64 hash = window->slots[slot].hash;
+		uint64 hash = entries[e]->group.hash;
 
-		if (entry == NULL || (entry->group.flags & ENTRY_GONE) != 0 ||
-			!is_cold(table, window, hash, age))
+		/* a group of the same bucket was here before */
+		if ((entries[e]->group.flags & ENTRY_GONE) != 0)
 			continue;
 		count_stored(table, window, save_bucket(saver, window, hash));
 		for (uint64 i = hash & window->mask; window->slots[i].entry != NULL;
@@ -724,8 +725,34 @@ move_window(Saver *saver, Window *window, uint32 age)
 			if (window->slots[i].hash == hash &&
 				(window->slots[i].entry->group.flags & ENTRY_GONE) == 0)
 				entry_gone(table, window->slots[i].entry);
-		moved = true;
 	}
+}
+
+/* Move the cold buckets of a window into the store; true if there were any. */
+static bool
+move_window(Saver *saver, Window *window, uint32 age)
+{
+	GroupTable *table = saver->table;
+	Entry **cold = MemoryContextAlloc(table->context, sizeof(Entry *) * MOVE_GROUPS);
+	bool moved = false;
+	int n = 0;
+
+	for (uint64 slot = 0; slot <= window->mask; slot++)
+	{
+		Entry *entry = window->slots[slot].entry;
+
+		if (entry == NULL || (entry->group.flags & ENTRY_GONE) != 0 ||
+			!is_cold(table, window, window->slots[slot].hash, age))
+			continue;
+		cold[n++] = entry;
+		moved = true;
+		if (n < MOVE_GROUPS)
+			continue;
+		move_entries(saver, window, cold, n);
+		n = 0;
+	}
+	move_entries(saver, window, cold, n);
+	pfree(cold);
 	return moved;
 }
 

@@ -197,9 +197,79 @@ my %groups = (
 my $many_groups = 'hashint8(id) % 3000';
 my $large_state = 'md5(max(repeat(md5(id::text), 60)))';
 
+# A random expression of a type (bool, int, bigint, float, numeric, text or time): what velo evaluates a column at a time, and
+# what only PostgreSQL's executor can, in and beside each other.  None fails, for no value that there is.
+my %leaves = (
+	bool => [ '(a > 0)', 'true', 'NULL::bool', "(t LIKE '%o%')", "(t ~ '^[a-y]')" ],
+	int => [ 'a', 'a', '3', 'NULL::int', 'length(t)', 'twice(a)', '(SELECT count(*)::int FROM dim AS e WHERE e.k = s.t)' ],
+	bigint => [ 'id', 'id', '5000000000', 'o' ],
+	float => [ 'f', 'f', '2.5::float8', "'NaN'::float8" ],
+	numeric => [ 'n', 'n', '100.25' ],
+	text => [ 't', 'k', "'x'", "''", 'upper(t)', 'NULL::text', 'p::text' ],
+	time => [ 'ts', 'ts', "'2026-01-01 00:00:10+00'::timestamptz" ]);
+
+sub random_expression
+{
+	my ($type, $depth) = @_;
+
+	return pick(@{ $leaves{$type} }) if $depth <= 0;
+
+	my $of = sub { return random_expression($_[0], $depth - 1 - int rand 2) };
+	my $other = pick(sort keys %leaves);
+	my @all = (
+		sub { 'CASE WHEN ' . $of->('bool') . ' THEN ' . $of->($type) . ' ELSE ' . $of->($type) . ' END' },
+		sub { 'CASE ' . $of->('int') . ' WHEN 3 THEN ' . $of->($type) . ' WHEN ' . $of->('int') . ' THEN ' . $of->($type) . ' END' },
+		sub { 'coalesce(' . $of->($type) . ', ' . $of->($type) . ')' });
+	my %some = (
+		bool => [
+			map({ my $join = $_; sub { '(' . $of->('bool') . " $join " . $of->('bool') . ')' } } 'AND', 'AND', 'OR', 'OR'),
+			sub { '(NOT ' . $of->('bool') . ')' },
+			map({ my $test = $_; sub { '((' . $of->('bool') . ") IS $test)" } } 'TRUE', 'NOT TRUE', 'FALSE', 'NOT FALSE', 'UNKNOWN', 'NOT UNKNOWN'),
+			map({ my $test = $_; sub { '((' . $of->($other) . ") IS $test)" } } 'NULL', 'NOT NULL'),
+			map({ my $op = $_; sub { '(' . $of->($other) . " $op " . $of->($other) . ')' } } '=', '<>', '<', '<=', '>', '>=', 'IS DISTINCT FROM'),
+			map({ my $op = $_; sub { '(' . $of->(pick('int', 'bigint', 'float')) . " $op " . $of->(pick('int', 'bigint', 'float')) . ')' } } '=', '<', '>='),
+			sub { '(' . $of->('int') . pick(' IN (-1, 2, 3)', ' NOT IN (1, NULL)', ' IN (1, 2, 3, 4, 5, 6, 7, 8, 9, 10)') . ')' },
+			sub { '(' . $of->('text') . pick(q{ IN ('x', 'a', '')}, q{ <> ALL ('{y,b}')}) . ')' }
+		],
+		int => [
+			map({ my $op = $_; sub { '(' . $of->('int') . " $op " . pick(-1 .. 7) . ')' } } '+', '-', '*'),
+			sub { 'nullif(' . $of->('int') . ', 3)' },
+			sub { 'greatest(' . $of->('int') . ', ' . $of->('int') . ')' }
+		],
+		bigint => [ map { my $op = $_; sub { '(' . $of->('int') . " $op " . $of->('bigint') . ')' } } '+', '-' ],
+		float => [ map({ my $op = $_; sub { '(' . $of->('float') . " $op " . $of->('float') . ')' } } '+', '-'), sub { $of->('int') . '::float8' } ],
+		numeric => [ sub { '(' . $of->('numeric') . ' + ' . $of->('int') . ')' }, sub { 'round(' . $of->('numeric') . ', 1)' } ],
+		text => [ sub { '(' . $of->('text') . " || 'z')" }, sub { '(' . $of->('int') . ')::text' } ],
+		time => [ sub { '(' . $of->('time') . " + interval '1 s')" } ]);
+
+	return pick(@all, @{ $some{$type} }, @{ $some{$type} })->();
+}
+
+sub random_aggregate
+{
+	my $depth = 1 + int rand 3;
+	my $filter = chance(0.3) ? ' FILTER (WHERE ' . random_expression('bool', $depth) . ')' : '';
+	my ($function, $type) = @{
+		pick(
+			[ sum => 'int' ], [ avg => 'int' ], [ sum => 'bigint' ], [ avg => 'numeric' ], [ max => 'numeric' ], [ count => 'text' ],
+			[ min => 'text' ], [ max => 'int' ], [ min => 'time' ], [ bool_and => 'bool' ], [ bool_or => 'bool' ], [ max => 'bigint' ],
+			[ min => 'float' ], [ count => 'bool' ], [ stddev_pop => 'int' ])
+	};
+	my $argument = random_expression($type, $depth);
+
+	# 0 and -0 are equal, so either may be the least
+	return "$function($argument)$filter" . ($type eq 'float' ? ' + 0' : '');
+}
+
+sub random_condition
+{
+	# with a condition that is false for PostgreSQL's planner no column would be wanted
+	return chance(0.4) ? random_expression('bool', 1 + int rand 3) . ' OR id < 0' : pick(@conditions);
+}
+
 sub random_aggregates
 {
-	my %chosen = map { $_ => 1 } map { pick(@aggregates) } 1 .. 1 + int rand 4;
+	my %chosen = map { $_ => 1 } map { chance(0.5) ? random_aggregate() : pick(@aggregates) } 1 .. 1 + int rand 4;
 	my $i = 0;
 
 	# every query wants columns a and f, for what is bad in a column that nobody wants is not a bad record
@@ -235,7 +305,7 @@ sub random_query
 			idle_timeout => 0,
 			chance(0.3) ? (pipeline_memory => '8 MB') : ()
 		});
-	my $where = pick(@conditions);
+	my $where = random_condition();
 	my $columns = 'id, k, a, n, f, t, ts, p, o';
 	my $stream = $union ? "(SELECT $columns FROM s UNION ALL SELECT $columns FROM s1) AS s" : 's';
 	my $from = 'rec AS s';
@@ -244,8 +314,10 @@ sub random_query
 	{
 		my $list = "id, k, a * 2 AS a2, upper(t) AS t, n + 1 AS n1, f, ts, p, o, d.label, "
 		  . "CASE WHEN a > 0 THEN 'up' ELSE 'down' END AS way, (SELECT max(label) FROM dim AS e WHERE e.k = s.t) AS looked_up";
-		my $join = pick('LEFT ', '') . 'JOIN dim AS d USING (k)';
+		my $join = pick('LEFT JOIN dim AS d USING (k)', 'JOIN dim AS d USING (k)', '');
 
+		$list =~ s/d\.label/NULL AS label/ if !$join;
+		$list .= ', ' . random_expression(pick(sort keys %leaves), 1 + int rand 3) . " AS e$_" for 1 .. int rand 4;
 		$query{text} = "SELECT $list FROM $stream $join WHERE $where";
 		$query{oracle} = "SELECT $list FROM $from $join WHERE ($where) AND %s";
 		return \%query;
@@ -414,6 +486,10 @@ my %troubles = (
 		# one that finishes just then can't be paused
 		$pg->psql(q{SELECT velo.pause_query(name) FROM velo.queries WHERE state IN ('starting', 'running', 'waiting')});
 		$pg->query(q{SELECT velo.resume_query(name) FROM velo.queries WHERE state = 'paused'});
+	},
+	'evaluate otherwise' => sub {
+		$pg->query('ALTER SYSTEM SET velo.vectorized = ' . pick('on', 'off'));
+		$pg->query('SELECT pg_reload_conf()');
 	},
 	'alter a query' => sub {
 		my $name = 'q' . int rand 3;
@@ -598,6 +674,9 @@ SQL
 
 	my @queries = map { random_query(\%shape) } 1 .. 3;
 
+	$pg->query('ALTER SYSTEM SET velo.vectorized = ' . pick('on', 'on', 'off'));
+	$pg->query('SELECT pg_reload_conf()');
+
 	create_query($queries[$_], "q$_") for 0 .. $#queries;
 	for (1 .. pick(0, 1, 2, 3))
 	{
@@ -630,6 +709,7 @@ CREATE AGGREGATE xor_combined(bigint) (sfunc = int8xor, stype = int8, combinefun
 CREATE AGGREGATE xor_kept(bigint) (sfunc = int8xor, stype = int8);
 CREATE FUNCTION longer(a text, b text) RETURNS text IMMUTABLE PARALLEL SAFE LANGUAGE sql
 	RETURN CASE WHEN b IS NULL OR (length(a), a) > (length(b), b) THEN a ELSE b END;
+CREATE FUNCTION twice(a int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS 'BEGIN RETURN 2 * a; END';
 CREATE AGGREGATE longest(text) (sfunc = longer, stype = text, combinefunc = longer, initcond = '', parallel = safe);
 
 CREATE TABLE witnessed (relation regclass, operation text);

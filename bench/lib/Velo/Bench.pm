@@ -57,58 +57,70 @@ CREATE FUNCTION cpu_seconds(pid int) RETURNS float8 LANGUAGE sql AS $$
 	FROM regexp_split_to_array(regexp_replace(pg_read_file('/proc/' || pid || '/stat'), '^.*\) ', ''), ' ') AS f
 $$;
 
--- Watch a query of one pipeline and one partition until it has committed everything.
+CREATE FUNCTION cpu_seconds_of(q text) RETURNS float8 LANGUAGE sql AS $$
+	SELECT sum(cpu_seconds(pid)) FROM velo.pipelines WHERE query = q AND pid IS NOT NULL
+$$;
+
+-- Watch a query until it has committed everything.
 CREATE FUNCTION drain(q text, total bigint, OUT rate float8, OUT half_rate float8, OUT cpu float8, OUT half_cpu float8)
 LANGUAGE plpgsql AS $$
 DECLARE
 	committed bigint := 0;
-	worker int;
 	first bigint;
 	first_at timestamptz;
 	half bigint;
 	half_at timestamptz;
 	cpu_at_half float8;
+	cpu_at_end float8;
 	ended_at timestamptz;
 BEGIN
 	FOR i IN 1 .. 30000 LOOP
-		SELECT committed_offset INTO committed FROM velo.partitions WHERE query = q;
+		SELECT sum(committed_offset) INTO committed FROM velo.partitions WHERE query = q;
 		IF first IS NULL AND committed > 0 THEN
 			first := committed;
 			first_at := clock_timestamp();
-			SELECT pid INTO worker FROM velo.pipelines WHERE query = q;
 		END IF;
 		IF half IS NULL AND committed >= total / 2 THEN
 			half := committed;
 			half_at := clock_timestamp();
-			cpu_at_half := cpu_seconds(worker);
+			cpu_at_half := cpu_seconds_of(q);
 		END IF;
 		EXIT WHEN committed >= total;
 		PERFORM pg_sleep(0.02);
 	END LOOP;
 	ended_at := clock_timestamp();
+	cpu_at_end := cpu_seconds_of(q);
 	IF committed < total THEN
 		RAISE EXCEPTION '% records of % committed', committed, total;
 	END IF;
 	rate := (total - first) / extract(epoch FROM nullif(ended_at, first_at) - first_at);
 	half_rate := (total - half) / extract(epoch FROM nullif(ended_at, half_at) - half_at);
-	cpu := cpu_seconds(worker) / total * 1e6;
-	half_cpu := (cpu_seconds(worker) - cpu_at_half) / nullif(total - half, 0) * 1e6;
+	cpu := cpu_at_end / total * 1e6;
+	half_cpu := (cpu_at_end - cpu_at_half) / nullif(total - half, 0) * 1e6;
 END
 $$;
 SQL
 	return $self->{server} = $pg;
 }
 
-# A topic of one partition, and a stream over it.
+sub create_stream
+{
+	my ($self, $stream, $topic, $price) = @_;
+
+	$self->server->query(<<"SQL");
+SELECT velo.create_stream('$stream', columns => 'symbol text, price $price, volume bigint, ts timestamptz, trader text',
+	topic => '$topic', brokers => '@{[$self->kafka->brokers]}', event_time => 'ts', watermark => '10 s', key => 'symbol')
+SQL
+	return;
+}
+
+# A topic, of one partition by default, and a stream over it.
 sub create_topic
 {
-	my ($self, $topic, %config) = @_;
+	my ($self, $topic, $partitions) = @_;
 
-	$self->kafka->create_topic($topic, 1, %config);
-	$self->server->query(<<"SQL");
-SELECT velo.create_stream('$topic', columns => 'symbol text, price float8, volume bigint, ts timestamptz',
-	brokers => '@{[$self->kafka->brokers]}', event_time => 'ts', watermark => '10 s', key => 'symbol')
-SQL
+	$self->kafka->create_topic($topic, $partitions // 1);
+	$self->create_stream($topic, $topic, 'float8');
 	return;
 }
 
@@ -127,7 +139,7 @@ sub load
 	my ($self, $topic, $records, %options) = @_;
 	my $started = time;
 
-	$self->create_topic($topic);
+	$self->create_topic($topic, $options{partitions});
 	my ($status, $out, $err) = run_command('', $self->load_command($topic, $records, %options));
 	die "load: $err" if $status;
 	printf "%s: %d records loaded in %.1f s\n", $topic, $records, time - $started;
@@ -176,16 +188,17 @@ sub cpu_of
 	return \%cpu;
 }
 
-# A query in velo, named "bench", over a topic with so many records; dropped afterwards.  Those of $then are executed
-# before that, and their answer returned by last_message.
+# A query in velo, named "bench", over a topic with so many records; dropped afterwards.  $then is executed
+# before that, and its answer returned by last_message.  $options are the query's.
 sub query
 {
-	my ($self, $query, $records, $then) = @_;
+	my ($self, $query, $records, $then, $options) = @_;
 	my $pg = $self->server;
 
 	$pg->query('CHECKPOINT');
 	my $before = cpu_of(children($pg->{pid}));
-	$pg->query("SELECT velo.create_query('bench', \$query\$$query\$query\$)");
+	$options = $options ? "'$options'" : 'NULL';
+	$pg->query("SELECT velo.create_query('bench', \$query\$$query\$query\$, options => $options)");
 	my @figures = split /\|/, $pg->query("SELECT * FROM drain('bench', $records)");
 	my $after = cpu_of(keys %$before);
 	$self->{message} = $then ? $pg->query($then) : '';
