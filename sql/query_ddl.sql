@@ -158,6 +158,7 @@ ALTER FOREIGN TABLE s RENAME TO renamed;
 ALTER TABLE names RENAME COLUMN name TO called;
 ALTER FUNCTION twice RENAME TO doubled;
 ALTER TABLE d RENAME TO d_result;
+ALTER TABLE d_result RENAME COLUMN k TO key;
 INSERT INTO renamed VALUES ('a', 100, 0);
 SELECT velo.wait('d');
 SELECT * FROM d_result ORDER BY v DESC LIMIT 1;

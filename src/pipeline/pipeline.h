@@ -63,10 +63,11 @@ typedef struct PipelineSlot
 	Latch *latch; /* of the worker, NULL until it has attached */
 	PipelineState state;
 	bool stop;                /* told to end */
-	TimestampTz interrupt_at; /* if it has not by then */
+	TimestampTz interrupt_at; /* if it has not by then, or has not yielded */
 	bool changed; /* some query of the database did: query_enter() soon; the worker resets it */
-	bool yield;   /* somebody waits for its locks: end the transaction; the worker resets it */
-	bool done;    /* the worker ends on purpose; what there is to say about it has been said */
+	/* somebody is about to wait for its transaction, which is to end soon; the worker resets it */
+	bool yield;
+	bool done; /* the worker ends on purpose; what there is to say about it has been said */
 	TimestampTz started_at;
 	int restarts;
 
@@ -110,7 +111,7 @@ extern void pipeline_wake_siblings(Oid query);
 
 /*
  * Ask the query's pipelines to end their transactions after the batch at hand, for somebody is about to wait for what they
- * have locked.
+ * have locked.  A batch that takes too long is interrupted, and read again later.
  */
 extern void pipeline_ask_to_yield(Oid query);
 /* Does a pipeline run, and has it committed anything since it was started? */

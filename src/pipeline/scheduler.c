@@ -319,7 +319,7 @@ record_lost_run(const PipelineStart *start)
 
 /*
  * Tell pipelines that nobody wants to end, and take back the slots of those that ended unexpectedly or have never
- * begun.  *stopping: some have not ended yet.  Returns true if something was recorded, so that "wanted" is out of date.
+ * begun.  *stopping: some have not ended yet, or not done what else they were asked for.  Returns true if something was recorded, so that "wanted" is out of date.
  */
 static bool
 stop_unwanted(List *wanted, bool *stopping)
@@ -351,6 +351,11 @@ stop_unwanted(List *wanted, bool *stopping)
 			else if (!is_wanted(wanted, slot))
 			{
 				slot_stop(slot);
+				*stopping = true;
+			}
+			else if (slot->yield)
+			{
+				slot_urge(slot);
 				*stopping = true;
 			}
 		}

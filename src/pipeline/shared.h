@@ -86,6 +86,8 @@ extern bool slot_attach(int index, const PipelineStart *start);
  * else after PIPELINE_STOP_MS, such as waiting for a broker's answer, is interrupted.  Caller holds the lock.
  */
 extern void slot_stop(PipelineSlot *slot);
+/* The same for one that was asked to end its transaction (PipelineSlot.yield), without being told to end. */
+extern void slot_urge(PipelineSlot *slot);
 #define PIPELINE_STOP_MS 500
 /* Caller holds the lock. */
 extern void slot_free(PipelineSlot *slot);
@@ -93,6 +95,8 @@ extern void slot_free(PipelineSlot *slot);
 /* A transaction of a worker of velo's, with an active snapshot.  After an error AbortOutOfAnyTransaction() ends it. */
 extern void begin_transaction(void);
 extern void commit_transaction(void);
+/* true if some backend waits for a lock of one of these relations */
+extern bool relations_are_waited_for(const List *relations);
 
 extern void ddl_install_hook(void);
 

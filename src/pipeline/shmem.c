@@ -380,17 +380,22 @@ slot_take(const PipelineStart *start, int restarts)
 void
 slot_stop(PipelineSlot *slot)
 {
-	TimestampTz now = GetCurrentTimestamp();
-
 	Assert(LWLockHeldByMe(velo_shared->lock));
 	if (!slot->stop)
 	{
 		slot->stop = true;
-		slot->interrupt_at = TimestampTzPlusMilliseconds(now, PIPELINE_STOP_MS);
+		slot->interrupt_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), PIPELINE_STOP_MS);
 	}
+	slot_urge(slot);
+}
+
+void
+slot_urge(PipelineSlot *slot)
+{
+	Assert(LWLockHeldByMe(velo_shared->lock));
 	if (slot->pid == 0)
 		return;
-	if (now >= slot->interrupt_at)
+	if (GetCurrentTimestamp() >= slot->interrupt_at)
 	{
 		kill(slot->pid, SIGINT);
 		slot->interrupt_at = DT_NOEND; /* once is enough */
@@ -546,6 +551,8 @@ pipeline_wake_siblings(Oid query)
 void
 pipeline_ask_to_yield(Oid query)
 {
+	SchedulerSlot *scheduler;
+
 	if (!pipeline_available())
 		return;
 	LWLockAcquire(velo_shared->lock, LW_EXCLUSIVE);
@@ -553,8 +560,16 @@ pipeline_ask_to_yield(Oid query)
 	{
 		PipelineSlot *slot = &velo_shared->pipelines[i];
 
-		if (slot->database == MyDatabaseId && slot->query == query)
-			slot->yield = true;
+		if (slot->database != MyDatabaseId || slot->query != query || slot->stop)
+			continue;
+		slot->yield = true;
+		slot->interrupt_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), PIPELINE_STOP_MS);
+		if (slot->pid != 0)
+			SetLatch(slot->latch);
 	}
+	/* it is the one who sees to it */
+	scheduler = shared_find_scheduler(MyDatabaseId);
+	if (scheduler != NULL && scheduler->latch != NULL)
+		SetLatch(scheduler->latch);
 	LWLockRelease(velo_shared->lock);
 }

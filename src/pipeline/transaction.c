@@ -12,6 +12,8 @@
 #include "pipeline/shared.h"
 
 #include "access/xact.h"
+#include "miscadmin.h"
+#include "storage/lock.h"
 #include "storage/proc.h"
 #include "utils/snapmgr.h"
 #include "utils/timeout.h"
@@ -50,4 +52,24 @@ commit_transaction(void)
 {
 	PopActiveSnapshot();
 	CommitTransactionCommand();
+}
+
+/*
+ * The lock manager has no question for that: it would have to know locks that were taken the fast way.  What backends wait
+ * for is read without a lock; an answer that is out of date costs no more than a transaction that is shorter, or longer
+ * by a batch, than it would have been.
+ */
+bool
+relations_are_waited_for(const List *relations)
+{
+	for (uint32 i = 0; i < ProcGlobal->allProcCount; i++)
+	{
+		const LOCK *lock = *(LOCK *volatile *) &ProcGlobal->allProcs[i].waitLock;
+
+		if (lock != NULL && lock->tag.locktag_type == LOCKTAG_RELATION &&
+			lock->tag.locktag_field1 == MyDatabaseId &&
+			list_member_oid(relations, lock->tag.locktag_field2))
+			return true;
+	}
+	return false;
 }

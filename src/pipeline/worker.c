@@ -38,6 +38,8 @@
 #define BATCH_SHARE 8
 /* a transaction of a merged query ends when its partial groups take that part of the pipeline's memory */
 #define PARTIAL_SHARE 8
+/* for how long a pipeline starts no transaction, so that somebody else gets hold of its locks */
+#define YIELD_MS 10
 /* how often a source in trouble is looked at */
 #define TROUBLE_CHECK_MS 1000
 
@@ -124,8 +126,8 @@ make_plan(Pipeline *pipeline)
 										pipeline->query->windowed);
 	if (pipeline->plan->grouped != NULL)
 		pipeline->emitter = emitter_create(pipeline->plan->grouped);
-	pipeline->sink = sink_open(pipeline->query->target, pipeline->plan->result,
-							   pipeline->plan->query->key_columns);
+	pipeline->sink = sink_open(pipeline->query->target, pipeline->query->own_target,
+							   pipeline->plan->result, pipeline->plan->query->key_columns);
 	watch_relations(pipeline->plan->input);
 	if (pipeline->plan->grouped != NULL)
 	{
@@ -133,6 +135,8 @@ make_plan(Pipeline *pipeline)
 		if (pipeline->plan->grouped->collected != NULL)
 			watch_relations(pipeline->plan->grouped->collected);
 	}
+	pipeline->locked =
+		list_concat_copy(watched_relations, list_make2_oid(pipeline->query->target, pipeline->id));
 	MemoryContextSwitchTo(old);
 }
 
@@ -550,13 +554,26 @@ told_to_stop(void)
 	return slot != NULL && slot->stop;
 }
 
-/* Somebody waits for the locks of this transaction, which may be meant to last for long. */
+/* Somebody waits for what this transaction has locked, and that may be meant to last for long. */
 static bool
-asked_to_yield(void)
+is_waited_for(const Pipeline *pipeline)
 {
 	PipelineSlot *slot = pipeline_my_slot();
 
-	return slot != NULL && (slot->stop || slot->yield);
+	return (slot != NULL && (slot->stop || slot->yield)) ||
+		   relations_are_waited_for(pipeline->locked);
+}
+
+/* No transaction is running: let in who has asked for that, before the next one locks him out. */
+static void
+yield_if_asked(void)
+{
+	PipelineSlot *slot = pipeline_my_slot();
+
+	if (slot == NULL || !slot->yield)
+		return;
+	pg_usleep(YIELD_MS * 1000L);
+	slot->yield = false;
 }
 
 /* Something about the query may be different: the next transaction will see. */
@@ -915,7 +932,7 @@ transaction(Pipeline *pipeline)
 		processed += records;
 		process_round(pipeline);
 		release_batches(pipeline);
-		if (pipeline->failed != NULL || GetCurrentTimestamp() >= until || asked_to_yield())
+		if (pipeline->failed != NULL || GetCurrentTimestamp() >= until || is_waited_for(pipeline))
 			break;
 		/* the others wait, or the memory is full */
 		if (query->merged && (pipeline->in_shared_groups || partial_is_large(pipeline)))
@@ -970,8 +987,6 @@ transaction(Pipeline *pipeline)
 	/* who waits for the commit finds the query running */
 	if (proven)
 		pipeline_set_state(PIPELINE_RUNNING);
-	if (pipeline_my_slot() != NULL)
-		pipeline_my_slot()->yield = false;
 	commit_transaction();
 	pipeline->unproven &= !proven;
 	record_stage(METRIC_COMMIT, GetCurrentTimestamp() - stage_start);
@@ -1193,6 +1208,7 @@ pipeline_run(Oid query, int number, int generation)
 	watch_events(pipeline);
 	while (!told_to_stop() && !pipeline->all_stopped && pipeline->failed == NULL)
 	{
+		yield_if_asked();
 		(void) gather(pipeline);
 		AcceptInvalidationMessages();
 		if (streams_are_stale || settings_changed() || !watch_sources(pipeline))

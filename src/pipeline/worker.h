@@ -70,6 +70,7 @@ typedef struct Pipeline
 	int number;
 	MemoryContext context;        /* as long as this run */
 	MemoryContext plan_context;   /* plans and what hangs on them */
+	List *locked;                 /* of Oid: the query, its target, and what the plan reads */
 	MemoryContext groups_context; /* that of the plan that the groups were loaded under */
 	MemoryContext round_context;  /* reset per batch */
 	MemoryContext emit_context;   /* reset per set of emitted groups */

@@ -33,10 +33,11 @@ typedef struct SinkRow
 } SinkRow;
 
 /*
- * "result": columns in the order of the rows' values, by name.  key_columns (of int, 1-based): NIL for an append-only
+ * "result": columns in the order of the rows' values, by name; of a table that was made for the query they are its first
+ * ones, and may be renamed.  key_columns (of int, 1-based): NIL for an append-only
  * sink.  Lives in the current memory context.
  */
-extern Sink *sink_open(Oid target, TupleDesc result, List *key_columns);
+extern Sink *sink_open(Oid target, bool made_for_query, TupleDesc result, List *key_columns);
 
 /*
  * May the current user have a sink write to the table?  That takes INSERT, UPDATE and DELETE on it, and being able to

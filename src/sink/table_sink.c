@@ -46,7 +46,8 @@ struct Sink
 {
 	MemoryContext context;
 	Oid target;
-	char *target_name; /* quoted and qualified, as the statements spell it */
+	bool made_for_query; /* its first columns are the result's, whatever they are called by now */
+	char *target_name;   /* quoted and qualified, as the statements spell it */
 	TupleDesc result;
 	int nkeys;
 	int *keys; /* 0-based columns of the result */
@@ -56,13 +57,14 @@ struct Sink
 };
 
 Sink *
-sink_open(Oid target, TupleDesc result, List *key_columns)
+sink_open(Oid target, bool made_for_query, TupleDesc result, List *key_columns)
 {
 	Sink *sink = palloc0_object(Sink);
 	ListCell *lc;
 
 	sink->context = CurrentMemoryContext;
 	sink->target = target;
+	sink->made_for_query = made_for_query;
 	sink->result = CreateTupleDescCopy(result);
 	sink->keys = palloc0_array(int, list_length(key_columns) + 1);
 	sink->key_types = palloc0_array(TypeCacheEntry *, list_length(key_columns) + 1);
@@ -407,13 +409,34 @@ compare_rows(const void *a, const void *b, void *arg)
 	return 0;
 }
 
+/* The names that the columns have now.  Returns true if some have others than before. */
+static bool
+refresh_column_names(Sink *sink)
+{
+	bool renamed = false;
+
+	for (int i = 0; i < sink->result->natts && sink->made_for_query; i++)
+	{
+		Form_pg_attribute att = TupleDescAttr(sink->result, i);
+		char *name = get_attname(sink->target, i + 1, true);
+
+		/* one that is gone will be missed by the statement */
+		if (name == NULL || strcmp(name, NameStr(att->attname)) == 0)
+			continue;
+		namestrcpy(&att->attname, name);
+		renamed = true;
+	}
+	return renamed;
+}
+
 /*
- * The target's name now, until the transaction ends; statements that spell an older one are forgotten.  Throws if it is
- * gone.
+ * The names of the target and its columns now, until the transaction ends; statements that spell older ones are
+ * forgotten.  Throws if it is gone.
  */
 static void
-refresh_target_name(Sink *sink)
+refresh_names(Sink *sink)
 {
+	bool renamed;
 	char *name;
 	char *qualified;
 
@@ -423,9 +446,10 @@ refresh_target_name(Sink *sink)
 	if (name == NULL)
 		ereport(ERROR, (errcode(ERRCODE_UNDEFINED_TABLE),
 						errmsg("the table that the query writes does not exist any more")));
+	renamed = refresh_column_names(sink);
 	qualified =
 		quote_qualified_identifier(get_namespace_name(get_rel_namespace(sink->target)), name);
-	if (sink->target_name != NULL && strcmp(sink->target_name, qualified) == 0)
+	if (!renamed && sink->target_name != NULL && strcmp(sink->target_name, qualified) == 0)
 		return;
 	forget_statements(sink);
 	sink->target_name = MemoryContextStrdup(sink->context, qualified);
@@ -481,7 +505,7 @@ sink_write(Sink *sink, SinkRow *rows, int nrows)
 
 	if (nrows == 0)
 		return 0;
-	refresh_target_name(sink);
+	refresh_names(sink);
 	/* the table may have another owner than when the query was made, and rights may have been revoked */
 	sink_check_rights(sink->target);
 	for (int action = SINK_APPEND; action <= SINK_DELETE; action++)

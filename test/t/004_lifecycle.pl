@@ -134,7 +134,20 @@ SQL
 	ok($pg->wait_until(q{SELECT count(*) > 0 FROM pg_stat_activity WHERE query LIKE 'velo: query long%' AND wait_event = 'PgSleep'}), 'a long transaction');
 	$pg->query(q{SELECT velo.pause_query('long')});
 	cmp_ok($pg->query(q{SELECT records_in FROM velo.queries WHERE name = 'long'}), '<', $produced, 'pause_query does not wait until it has caught up');
+	$pg->query(q{SELECT velo.resume_query('long')});
+	ok($pg->wait_until(q{SELECT count(*) > 0 FROM pg_stat_activity WHERE query LIKE 'velo: query long%' AND wait_event = 'PgSleep'}), 'once more');
+	$pg->query('ALTER TABLE long ADD remark text');
+	cmp_ok($pg->query(q{SELECT records_in FROM velo.queries WHERE name = 'long'}), '<', $produced, 'nor does ALTER TABLE of what it writes');
 	$pg->query(q{SELECT velo.drop_query('long')});
+
+	# nor need a function of the query's come to its end
+	$pg->query(q{SELECT velo.create_query('slow', 'SELECT id FROM records WHERE pg_sleep(300) IS NOT NULL')});
+	ok($pg->wait_until(q{SELECT count(*) > 0 FROM pg_stat_activity WHERE query LIKE 'velo: query slow%' AND wait_event = 'PgSleep'}), 'a long function');
+	my $asked = time;
+	$pg->query(q{SELECT velo.pause_query('slow')});
+	cmp_ok(time - $asked, '<', 30, 'pause_query interrupts it');
+	is($pg->query(q{SELECT state, error IS NULL FROM velo.queries WHERE name = 'slow'}), 'paused|t', 'and leaves no error');
+	$pg->query(q{SELECT velo.drop_query('slow')});
 
 	my $start = time;
 	$pg->stop;
