@@ -97,6 +97,26 @@ sub done { my ($name) = @_; return is($pg->query("SELECT velo.wait('$name', '60 
 	$pg->query(q{SELECT velo.drop_query('failing')});
 }
 
+# ---------------------------------------------------------------- groups outside of memory that are long
+
+{
+	my $n = 3000;
+
+	create_stream('long', 1);
+	# in their own rows some states are kept as they are, some compressed, and some elsewhere
+	$pg->query(q{SELECT velo.create_query('long_states', options => '{"pipeline_memory": "8 MB"}', query =>
+		'SELECT k, count(*) AS n, length(max(repeat(md5(k::text), 1 + k % 3 * k % 1000))) AS x FROM long GROUP BY k')});
+	for (1 .. 3)
+	{
+		produce('long', map { [ 0, $_, 0 ] } 1 .. $n);
+		done('long_states');
+	}
+	isnt($pg->query('SELECT count(*) FROM velo.query_group WHERE length(state) > 10000'), 0, 'long states are outside of memory');
+	isnt($pg->query('SELECT count(*) FROM velo.query_group WHERE length(state) < 1000'), 0, 'and short ones');
+	is($pg->query('SELECT count(*), sum(n), count(*) FILTER (WHERE x = 32 * (1 + k % 3 * k % 1000)) FROM long_states'), "$n|" . 3 * $n . "|$n", 'where they are found again');
+	$pg->query(q{SELECT velo.drop_query('long_states')});
+}
+
 unlike($pg->log, qr/PANIC|TRAP|terminated by signal (?!9)/, 'nothing crashed');
 
 done_testing;
