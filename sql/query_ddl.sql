@@ -120,16 +120,24 @@ SELECT velo.drop_query('f');
 -- a type that changes while a query reads it
 CREATE TYPE pair AS (x int, y text);
 SELECT velo.dev_create_topic(:'topic' || '.pairs');
-SELECT velo.create_stream('pairs', 'p pair', topic => :'topic' || '.pairs', brokers => :'brokers');
-INSERT INTO pairs VALUES ((1, 'a'));
-SELECT velo.create_query('t', 'SELECT p::text AS p FROM pairs');
+SELECT velo.create_stream('pairs', 'p pair, j jsonb', topic => :'topic' || '.pairs', brokers => :'brokers');
+INSERT INTO pairs VALUES ((1, 'a'), '{"x": 1, "z": 2}');
+SELECT velo.create_query('t', 'SELECT p::text AS p, to_jsonb(jsonb_populate_record(NULL::pair, j)) AS j FROM pairs');
 SELECT velo.wait('t');
 ALTER TYPE pair ADD ATTRIBUTE z int;
-INSERT INTO pairs VALUES ((2, 'b', 3));
+INSERT INTO pairs VALUES ((2, 'b', 3), '{"x": 1, "z": 2}');
 SELECT velo.wait('t');
 TABLE t ORDER BY p;
 SELECT velo.drop_query('t'), velo.drop_stream('pairs');
 DROP TYPE pair;
+
+-- what one function sees of another
+CREATE SEQUENCE numbers;
+SELECT velo.create_query('n', 'SELECT nextval(''numbers'') AS a, currval(''numbers'') AS b FROM s');
+SELECT velo.wait('n');
+SELECT count(*) > 1 AS many, bool_and(a = b) AS equal FROM n;
+SELECT velo.drop_query('n');
+DROP SEQUENCE numbers;
 
 -- dependencies: as of a view
 CREATE TABLE names (k text, name text);

@@ -57,7 +57,8 @@ struct VectorExpr
 	uint16 *rest;          /* [VECTOR_SIZE] those that choose rows: what is left of them */
 	uint16 *chosen;        /* likewise */
 	AttrNumber column;     /* of a column */
-	FunctionCallInfo call; /* of a function that is called row by row */
+	Oid function;          /* that is called row by row */
+	FunctionCallInfo call; /* of it; what it looks up is of the run */
 	VectorExpr *
 		bound; /* evaluated before, for those that stand for it in args; of those, what they stand for */
 	bool is_or;     /* of AND and OR */
@@ -74,8 +75,11 @@ struct VectorExpr
 
 /* vector_expr.c */
 
-/* Lives in the current memory context.  Appends the nodes that are left to the executor to *row_by_row. */
-extern VectorExpr *vector_expr_create(Expr *expr, Index relid, List **row_by_row);
+/* Lives in the current memory context.  Appends the nodes that each run must get ready to *to_start. */
+extern VectorExpr *vector_expr_create(Expr *expr, Index relid, List **to_start);
+
+/* Get one of those ready for a run over such batches; until the executor ends. */
+extern void vector_expr_start(VectorExpr *expr, ForeignScanState *scan, const RecordBatch *batch);
 
 static inline void
 vector_evaluate(VectorExpr *expr, const VectorRun *run, const uint16 *rows, int nrows)

@@ -2,12 +2,13 @@
  * vector_expr.c
  *		PostgreSQL's expressions as nodes that are evaluated a column at a time; see vector.h.
  *
- * What isn't known here (sub-selects, row values, user-defined and volatile functions ...) is left to PostgreSQL's executor,
- * row by row, but nothing above or beside it is.
+ * What isn't known here (sub-selects, row values, user-defined functions ...) is left to PostgreSQL's executor, row by row,
+ * but nothing above or beside it is.
  */
 #include "exec/vector.h"
 
 #include "access/htup_details.h"
+#include "access/sysattr.h"
 #include "catalog/pg_language.h"
 #include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
@@ -30,7 +31,7 @@ typedef struct Builder
 {
 	Index relid;
 	VectorExpr *bound; /* what CaseTestExpr stands for */
-	List *row_by_row;
+	List *to_start;
 	bool
 		needs_executor; /* something with a CaseTestExpr in it must be left to the executor, with what binds that */
 } Builder;
@@ -83,6 +84,7 @@ evaluate_function(VectorExpr *self, const VectorRun *run, const uint16 *rows, in
 		bool anynull = false;
 		Datum result;
 
+		CHECK_FOR_INTERRUPTS();
 		for (int a = 0; a < self->nargs; a++)
 		{
 			const VectorExpr *arg = self->args[a];
@@ -136,6 +138,7 @@ evaluate_row_by_row(VectorExpr *self, const VectorRun *run, const uint16 *rows, 
 		int row = rows[i];
 		Datum value;
 
+		CHECK_FOR_INTERRUPTS();
 		ResetExprContext(context);
 		fill_slot(self, run, slot, row);
 		value = ExecEvalExprSwitchContext(self->state, context, &self->nulls[row]);
@@ -388,7 +391,7 @@ make_row_by_row(Builder *builder, Expr *expr)
 		builder->needs_executor = true;
 	pull_varattnos((Node *) expr, builder->relid, &result->columns);
 	result->expr = expr;
-	builder->row_by_row = lappend(builder->row_by_row, result);
+	builder->to_start = lappend(builder->to_start, result);
 	return result;
 }
 
@@ -427,7 +430,7 @@ build_args(Builder *builder, VectorExpr *result, List *args)
 		result->args[foreach_current_index (cell)] = build(builder, lfirst(cell));
 }
 
-/* One that behaves the same for whoever calls it however often: built in, and not volatile. */
+/* PostgreSQL's own code, which behaves the same for whoever calls it. */
 static bool
 is_builtin(Oid function)
 {
@@ -438,8 +441,7 @@ is_builtin(Oid function)
 	if (!HeapTupleIsValid(tuple))
 		elog(ERROR, "cache lookup failed for function %u", function);
 	form = (Form_pg_proc) GETSTRUCT(tuple);
-	result = form->prolang == INTERNALlanguageId && form->provolatile != PROVOLATILE_VOLATILE &&
-			 !form->prosecdef && !form->proretset &&
+	result = form->prolang == INTERNALlanguageId && !form->prosecdef && !form->proretset &&
 			 heap_attisnull(tuple, Anum_pg_proc_proconfig, NULL);
 	ReleaseSysCache(tuple);
 	return result;
@@ -450,7 +452,6 @@ build_function(Builder *builder, Expr *expr, Oid function, List *args, Oid colla
 {
 	VectorExpr *result;
 	VectorEvaluate known = vector_function(function, collation);
-	FmgrInfo *info;
 
 	if (known == NULL && !is_builtin(function))
 		return make_row_by_row(builder, expr);
@@ -459,11 +460,12 @@ build_function(Builder *builder, Expr *expr, Oid function, List *args, Oid colla
 	build_args(builder, result, args);
 	if (known != NULL)
 		return result;
-	info = palloc0_object(FmgrInfo);
-	fmgr_info(function, info);
-	fmgr_info_set_expr((Node *) expr, info);
+	result->function = function;
+	result->expr = expr;
 	result->call = palloc0(SizeForFunctionCallInfo(result->nargs));
-	InitFunctionCallInfoData(*result->call, info, result->nargs, collation, NULL, NULL);
+	InitFunctionCallInfoData(*result->call, palloc0_object(FmgrInfo), result->nargs, collation,
+							 NULL, NULL);
+	builder->to_start = lappend(builder->to_start, result);
 	return result;
 }
 
@@ -526,7 +528,7 @@ static VectorExpr *
 build_case(Builder *builder, CaseExpr *expr)
 {
 	VectorExpr *outer = builder->bound;
-	int nrow_by_row = list_length(builder->row_by_row);
+	int nto_start = list_length(builder->to_start);
 	VectorExpr *result;
 	ListCell *cell;
 	int n = 0;
@@ -548,7 +550,7 @@ build_case(Builder *builder, CaseExpr *expr)
 	if (!builder->needs_executor || expr->arg == NULL)
 		return result;
 	builder->needs_executor = false;
-	builder->row_by_row = list_truncate(builder->row_by_row, nrow_by_row);
+	builder->to_start = list_truncate(builder->to_start, nto_start);
 	return make_row_by_row(builder, (Expr *) expr);
 }
 
@@ -670,11 +672,41 @@ build(Builder *builder, Expr *expr)
 }
 
 VectorExpr *
-vector_expr_create(Expr *expr, Index relid, List **row_by_row)
+vector_expr_create(Expr *expr, Index relid, List **to_start)
 {
-	Builder builder = {.relid = relid, .row_by_row = *row_by_row};
+	Builder builder = {.relid = relid, .to_start = *to_start};
 	VectorExpr *result = build(&builder, expr);
 
-	*row_by_row = builder.row_by_row;
+	*to_start = builder.to_start;
 	return result;
+}
+
+/* The executor's state of an expression, and what that reads of the scan. */
+static void
+start_row_by_row(VectorExpr *expr, ForeignScanState *scan, const RecordBatch *batch)
+{
+	bool whole_row = bms_is_member(0 - FirstLowInvalidHeapAttributeNumber, expr->columns);
+
+	expr->state = ExecInitExpr(expr->expr, &scan->ss.ps);
+	expr->reads = palloc_array(bool, batch->natts);
+	for (int i = 0; i < batch->natts; i++)
+		expr->reads[i] =
+			batch->values[i] != NULL &&
+			(whole_row || bms_is_member(i + 1 - FirstLowInvalidHeapAttributeNumber, expr->columns));
+}
+
+void
+vector_expr_start(VectorExpr *expr, ForeignScanState *scan, const RecordBatch *batch)
+{
+	MemoryContext old = MemoryContextSwitchTo(scan->ss.ps.state->es_query_cxt);
+
+	if (expr->call == NULL)
+		start_row_by_row(expr, scan, batch);
+	else
+	{
+		/* a function remembers nothing from one execution to the next, such as what a type was then */
+		fmgr_info(expr->function, expr->call->flinfo);
+		fmgr_info_set_expr((Node *) expr->expr, expr->call->flinfo);
+	}
+	MemoryContextSwitchTo(old);
 }

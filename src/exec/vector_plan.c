@@ -7,9 +7,9 @@
  */
 #include "exec/vector.h"
 
-#include "access/sysattr.h"
 #include "executor/executor.h"
 #include "miscadmin.h"
+#include "optimizer/optimizer.h"
 #include "utils/datum.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
@@ -20,7 +20,7 @@ struct VectorPlan
 	VectorExpr **conditions; /* in the order in which the executor would evaluate them */
 	int ntargets;
 	VectorExpr **targets; /* NULL: the record */
-	List *row_by_row;     /* of VectorExpr: what is left to the executor */
+	List *to_start;       /* of VectorExpr: what each run must get ready */
 	uint16 *rows;         /* [VECTOR_SIZE] */
 };
 
@@ -33,41 +33,25 @@ vector_plan_create(Plan *plan, int record_column)
 
 	if (!IsA(plan, ForeignScan) || scan->scan.scanrelid == 0 || scan->fdw_scan_tlist != NIL)
 		return NULL;
+	/* one may see what another has done for the same row, as currval() what nextval() has */
+	if (contain_volatile_functions((Node *) plan->qual) ||
+		contain_volatile_functions((Node *) plan->targetlist))
+		return NULL;
 	result = palloc0_object(VectorPlan);
 	result->rows = palloc_array(uint16, VECTOR_SIZE);
 	result->conditions = palloc_array(VectorExpr *, list_length(plan->qual) + 1);
 	foreach (cell, plan->qual)
 		result->conditions[result->nconditions++] =
-			vector_expr_create(lfirst(cell), scan->scan.scanrelid, &result->row_by_row);
+			vector_expr_create(lfirst(cell), scan->scan.scanrelid, &result->to_start);
 	result->targets = palloc0_array(VectorExpr *, list_length(plan->targetlist));
 	foreach (cell, plan->targetlist)
 	{
 		if (result->ntargets != record_column)
 			result->targets[result->ntargets] = vector_expr_create(
-				lfirst_node(TargetEntry, cell)->expr, scan->scan.scanrelid, &result->row_by_row);
+				lfirst_node(TargetEntry, cell)->expr, scan->scan.scanrelid, &result->to_start);
 		result->ntargets++;
 	}
 	return result;
-}
-
-/* Get ready what is left to the executor, which forgets it at its end. */
-static void
-start_row_by_row(VectorPlan *plan, ForeignScanState *scan, const RecordBatch *batch)
-{
-	ListCell *cell;
-
-	foreach (cell, plan->row_by_row)
-	{
-		VectorExpr *expr = lfirst(cell);
-		bool whole_row = bms_is_member(0 - FirstLowInvalidHeapAttributeNumber, expr->columns);
-
-		expr->state = ExecInitExpr(expr->expr, &scan->ss.ps);
-		expr->reads = palloc_array(bool, batch->natts);
-		for (int i = 0; i < batch->natts; i++)
-			expr->reads[i] = batch->values[i] != NULL &&
-							 (whole_row || bms_is_member(i + 1 - FirstLowInvalidHeapAttributeNumber,
-														 expr->columns));
-	}
 }
 
 /* The values of a target for some rows, behind those that are there. */
@@ -134,6 +118,7 @@ vector_plan_run(VectorPlan *plan, ForeignScanState *scan, const BatchSet *set, b
 	MemoryContext caller = CurrentMemoryContext;
 	VectorRun run = {.scan = scan};
 	const Datum *event_time = NULL;
+	ListCell *cell;
 	int to;
 
 	while (set->relids[run.stream] != relid)
@@ -144,7 +129,8 @@ vector_plan_run(VectorPlan *plan, ForeignScanState *scan, const BatchSet *set, b
 		event_time = run.batch->values[set->event_time[run.stream] - 1];
 	run.scratch = AllocSetContextCreate(caller, "velo vectors", ALLOCSET_DEFAULT_SIZES);
 	run.temp = AllocSetContextCreate(caller, "velo vectors, temporary", ALLOCSET_DEFAULT_SIZES);
-	start_row_by_row(plan, scan, run.batch);
+	foreach (cell, plan->to_start)
+		vector_expr_start(lfirst(cell), scan, run.batch);
 
 	for (run.first = set->from[run.stream]; run.first < to; run.first += VECTOR_SIZE)
 	{
