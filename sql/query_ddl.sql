@@ -128,6 +128,24 @@ ALTER TYPE pair ADD ATTRIBUTE z int;
 INSERT INTO pairs VALUES ((2, 'b', 3), '{"x": 1, "z": 2}');
 SELECT velo.wait('t');
 TABLE t ORDER BY p;
+SELECT velo.drop_query('t');
+
+-- a column of the result that is gone for a while
+SELECT velo.create_query('t', 'SELECT (p).x, (p).y FROM pairs', options => '{"retry_max_delay": "100 ms"}');
+SELECT velo.wait('t');
+ALTER TABLE t DROP COLUMN y;
+INSERT INTO pairs VALUES ((3, 'c', 4));
+DO $$
+BEGIN
+    FOR i IN 1 .. 100000 LOOP
+        EXIT WHEN (SELECT error IS NOT NULL FROM velo.queries);
+        PERFORM FROM velo.pipelines;
+    END LOOP;
+END $$;
+SELECT error FROM velo.queries;
+ALTER TABLE t ADD COLUMN y text;
+SELECT velo.wait('t');
+TABLE t ORDER BY x;
 SELECT velo.drop_query('t'), velo.drop_stream('pairs');
 DROP TYPE pair;
 

@@ -418,13 +418,16 @@ refresh_column_names(Sink *sink)
 	for (int i = 0; i < sink->result->natts && sink->made_for_query; i++)
 	{
 		Form_pg_attribute att = TupleDescAttr(sink->result, i);
-		char *name = get_attname(sink->target, i + 1, true);
+		HeapTuple tuple = SearchSysCacheAttNum(sink->target, i + 1);
+		NameData name;
 
-		/* one that is gone will be missed by the statement */
-		if (name == NULL || strcmp(name, NameStr(att->attname)) == 0)
+		/* one that is gone will be missed by the statement, until there is one of its name again */
+		if (!HeapTupleIsValid(tuple))
 			continue;
-		namestrcpy(&att->attname, name);
-		renamed = true;
+		name = ((Form_pg_attribute) GETSTRUCT(tuple))->attname;
+		ReleaseSysCache(tuple);
+		renamed |= strcmp(NameStr(name), NameStr(att->attname)) != 0;
+		att->attname = name;
 	}
 	return renamed;
 }
