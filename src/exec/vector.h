@@ -2,7 +2,7 @@
  * vector.h
  *		Expressions evaluated a column at a time; private to exec/.
  *
- * Records are taken VECTOR_SIZE at a time.  Each node of an expression has an array of values and one of nulls, by row:
+ * Records are taken up to VECTOR_SIZE at a time.  Each node of an expression has an array of values and one of nulls, by row:
  * the number of a record among those.  A node is evaluated for a list of rows, and a condition makes that list shorter
  * for what comes after it, so that nothing is evaluated for a row for which PostgreSQL would not evaluate it.  What may
  * differ is the order: all rows of one node before those of the next.  So whoever catches an error knows neither
@@ -22,6 +22,8 @@
 #include "nodes/execnodes.h"
 
 #define VECTOR_SIZE 1024
+/* fewer, if they are long: what functions make of them is in memory for all of them at once */
+#define VECTOR_BYTES (1024 * 1024)
 
 typedef struct VectorExpr VectorExpr;
 
@@ -33,7 +35,7 @@ typedef struct VectorRun
 	int stream; /* its index in the BatchSet */
 	int first;  /* record of row 0 */
 	MemoryContext
-		scratch; /* for values until the next VECTOR_SIZE records; the current one while evaluating */
+		scratch; /* for values of one condition or target; the current one while evaluating */
 	MemoryContext temp; /* for what a function leaves behind */
 } VectorRun;
 

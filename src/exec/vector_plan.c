@@ -93,6 +93,7 @@ append_rows(VectorPlan *plan, const VectorRun *run, int nrows, const Datum *even
 		MemoryContextSwitchTo(run->scratch);
 		vector_evaluate(plan->targets[i], run, plan->rows, nrows);
 		append_values(plan->targets[i], plan->rows, nrows, to, i);
+		MemoryContextReset(run->scratch);
 	}
 	for (int i = 0; i < nrows; i++)
 	{
@@ -110,6 +111,19 @@ append_rows(VectorPlan *plan, const VectorRun *run, int nrows, const Datum *even
 	to->nrows += nrows;
 }
 
+/* How many of the records [from, to) are taken at a time. */
+static int
+vector_size(const RecordBatch *batch, int from, int to)
+{
+	int most = Min(to - from, VECTOR_SIZE);
+	Size bytes = batch->records[from].value_len;
+	int n = 1;
+
+	while (n < most && (bytes += batch->records[from + n].value_len) <= VECTOR_BYTES)
+		n++;
+	return n;
+}
+
 void
 vector_plan_run(VectorPlan *plan, ForeignScanState *scan, const BatchSet *set, bool windowed,
 				InputRows *rows)
@@ -120,6 +134,7 @@ vector_plan_run(VectorPlan *plan, ForeignScanState *scan, const BatchSet *set, b
 	const Datum *event_time = NULL;
 	ListCell *cell;
 	int to;
+	int n;
 
 	while (set->relids[run.stream] != relid)
 		run.stream++;
@@ -132,12 +147,12 @@ vector_plan_run(VectorPlan *plan, ForeignScanState *scan, const BatchSet *set, b
 	foreach (cell, plan->to_start)
 		vector_expr_start(lfirst(cell), scan, run.batch);
 
-	for (run.first = set->from[run.stream]; run.first < to; run.first += VECTOR_SIZE)
+	for (run.first = set->from[run.stream]; run.first < to; run.first += n)
 	{
-		int n = Min(to - run.first, VECTOR_SIZE);
 		int nrows = 0;
 
 		CHECK_FOR_INTERRUPTS();
+		n = vector_size(run.batch, run.first, to);
 		for (int i = 0; i < n; i++)
 		{
 			plan->rows[nrows] = i;
@@ -145,10 +160,12 @@ vector_plan_run(VectorPlan *plan, ForeignScanState *scan, const BatchSet *set, b
 		}
 		MemoryContextSwitchTo(run.scratch);
 		for (int i = 0; i < plan->nconditions && nrows > 0; i++)
+		{
 			nrows = vector_filter(plan->conditions[i], &run, plan->rows, nrows, plan->rows);
+			MemoryContextReset(run.scratch);
+		}
 		if (nrows > 0)
 			append_rows(plan, &run, nrows, event_time, rows);
-		MemoryContextReset(run.scratch);
 	}
 	MemoryContextSwitchTo(caller);
 	MemoryContextDelete(run.temp);

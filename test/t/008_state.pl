@@ -117,6 +117,22 @@ sub done { my ($name) = @_; return is($pg->query("SELECT velo.wait('$name', '60 
 	$pg->query(q{SELECT velo.drop_query('long_states')});
 }
 
+# ---------------------------------------------------------------- long records
+
+{
+	$kafka->create_topic('texts', 1);
+	$pg->query(qq{SELECT velo.create_stream('texts', columns => 't text', brokers => '@{[$kafka->brokers]}')});
+	$kafka->produce('texts', [ map { [ 0, undef, undef, '{"t": "' . 'x' x 30_000 . '"}' ] } 1 .. 2000 ]);
+	$pg->query(q{SELECT velo.create_query('evaluated', 'SELECT } . join(', ', map { "length(upper(repeat(t, 1))) + $_ AS x$_" } 1 .. 20) . q{ FROM texts')});
+	done('evaluated');
+
+	my ($pid) = $pg->pipeline_pids('evaluated');
+	my ($most) = Velo::Process::slurp("/proc/$pid/status") =~ /VmHWM:\s*(\d+) kB/;
+
+	cmp_ok($most, '<', 500_000, 'what functions make of long records is not in memory for all of them at once');
+	$pg->query(q{SELECT velo.drop_query('evaluated')});
+}
+
 unlike($pg->log, qr/PANIC|TRAP|terminated by signal (?!9)/, 'nothing crashed');
 
 done_testing;
