@@ -30,9 +30,9 @@ struct InputPlan
 	TupleDesc desc;
 	bool *copy;    /* [natts]: the value lives no longer than the row, so it must be copied */
 	int16 *typlen; /* [natts] */
+	/* [nvectors] if the plan is a scan, or a list of scans; NULL: another one */
+	VectorPlan **vectors;
 	int nvectors;
-	VectorPlan *
-		*vectors; /* [nvectors] if the plan is a scan, or a list of scans; NULL: another one */
 };
 
 /*

@@ -34,9 +34,10 @@ typedef struct VectorRun
 	RecordBatch *batch;
 	int stream; /* its index in the BatchSet */
 	int first;  /* record of row 0 */
-	MemoryContext
-		scratch; /* for values of one condition or target; the current one while evaluating */
-	MemoryContext temp; /* for what a function leaves behind */
+	/* for values of one condition or target; the current one while evaluating */
+	MemoryContext scratch;
+	/* for what a function leaves behind */
+	MemoryContext temp;
 } VectorRun;
 
 /* Sets values and nulls of the rows, which ascend.  Throws what the expression throws. */
@@ -61,8 +62,8 @@ struct VectorExpr
 	AttrNumber column;     /* of a column */
 	Oid function;          /* that is called row by row */
 	FunctionCallInfo call; /* of it; what it looks up is of the run */
-	VectorExpr *
-		bound; /* evaluated before, for those that stand for it in args; of those, what they stand for */
+	/* evaluated before, for those that stand for it in args; of those, what they stand for */
+	VectorExpr *bound;
 	bool is_or;     /* of AND and OR */
 	bool when_null; /* of IS tests: the result for NULL, and for true and false */
 	bool when_true;
@@ -72,7 +73,7 @@ struct VectorExpr
 	Expr *expr;
 	ExprState *state;   /* of the run */
 	Bitmapset *columns; /* that it reads, as pull_varattnos() has them */
-	bool *reads; /* of the run: the same by attribute number - 1, of those that were decoded */
+	bool *reads;        /* of the run: the same by attribute number - 1, of those decoded */
 };
 
 /* vector_expr.c */

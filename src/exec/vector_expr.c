@@ -32,8 +32,8 @@ typedef struct Builder
 	Index relid;
 	VectorExpr *bound; /* what CaseTestExpr stands for */
 	List *to_start;
-	bool
-		needs_executor; /* something with a CaseTestExpr in it must be left to the executor, with what binds that */
+	/* something with a CaseTestExpr in it must be left to the executor, with what binds that */
+	bool needs_executor;
 } Builder;
 
 static VectorExpr *build(Builder *builder, Expr *expr);

@@ -319,7 +319,8 @@ record_lost_run(const PipelineStart *start)
 
 /*
  * Tell pipelines that nobody wants to end, and take back the slots of those that ended unexpectedly or have never
- * begun.  *stopping: some have not ended yet, or not done what else they were asked for.  Returns true if something was recorded, so that "wanted" is out of date.
+ * begun.  *stopping: some have not ended yet, or not done what else they were asked for.  Returns true if something was
+ * recorded, so that "wanted" is out of date.
  */
 static bool
 stop_unwanted(List *wanted, bool *stopping)

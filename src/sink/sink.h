@@ -34,8 +34,8 @@ typedef struct SinkRow
 
 /*
  * "result": columns in the order of the rows' values, by name; of a table that was made for the query they are its first
- * ones, and may be renamed.  key_columns (of int, 1-based): NIL for an append-only
- * sink.  Lives in the current memory context.
+ * ones, and may be renamed.  key_columns (of int, 1-based): NIL for an append-only sink.  Lives in the current memory
+ * context.
  */
 extern Sink *sink_open(Oid target, bool made_for_query, TupleDesc result, List *key_columns);
 
