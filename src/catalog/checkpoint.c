@@ -9,6 +9,8 @@
 #include "catalog/rows.h"
 
 #include "access/genam.h"
+#include "access/heaptoast.h"
+#include "access/htup_details.h"
 #include "access/tableam.h"
 #include "access/xact.h"
 #include "catalog/velo_catalog.h"
@@ -250,20 +252,33 @@ save_group(Relation rel, CatalogIndexState indexes, Oid query, const StoredGroup
 	systable_endscan(scan);
 }
 
-/* Add what isn't there yet, in one go. */
+/*
+ * Add what isn't there yet, in one go but for long ones: when heap_multi_insert() moves values of a tuple out of line, the
+ * one that the index entry is made for doesn't learn its place.
+ */
 static void
 insert_groups(Relation rel, CatalogIndexState indexes, Oid query, const StoredGroup *groups,
 			  int ngroups)
 {
 	TupleTableSlot **slots = palloc_array(TupleTableSlot *, ngroups);
+	int nslots = 0;
 
 	for (int i = 0; i < ngroups; i++)
 	{
-		slots[i] = MakeSingleTupleTableSlot(RelationGetDescr(rel), &TTSOpsHeapTuple);
-		ExecStoreHeapTuple(form_group(rel, query, &groups[i]), slots[i], true);
+		HeapTuple tuple = form_group(rel, query, &groups[i]);
+
+		if (tuple->t_len > TOAST_TUPLE_THRESHOLD)
+		{
+			CatalogTupleInsertWithInfo(rel, tuple, indexes);
+			heap_freetuple(tuple);
+			continue;
+		}
+		slots[nslots] = MakeSingleTupleTableSlot(RelationGetDescr(rel), &TTSOpsHeapTuple);
+		ExecStoreHeapTuple(tuple, slots[nslots++], true);
 	}
-	CatalogTuplesMultiInsertWithInfo(rel, slots, ngroups, indexes);
-	for (int i = 0; i < ngroups; i++)
+	if (nslots > 0)
+		CatalogTuplesMultiInsertWithInfo(rel, slots, nslots, indexes);
+	for (int i = 0; i < nslots; i++)
 		ExecDropSingleTupleTableSlot(slots[i]);
 	pfree(slots);
 }

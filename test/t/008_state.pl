@@ -80,6 +80,30 @@ sub done { my ($name) = @_; return is($pg->query("SELECT velo.wait('$name', '60 
 	is($pg->query('SELECT count(*) FROM velo.query_key'), 0, 'a dropped query leaves no claims');
 }
 
+# ---------------------------------------------------------------- groups that don't fit into memory
+
+{
+	my $select = 'SELECT k, count(*) AS n, md5(max(repeat(md5(k::text), k % 2 * 100 + 5))) AS long FROM cold GROUP BY k';
+	my $stored = q{SELECT count(*) FROM velo.query_group WHERE query = (SELECT id FROM velo.query WHERE name = 'moved')};
+
+	create_stream('cold', 1);
+	$pg->query("SELECT velo.create_query('moved', '$select', options => '{\"pipeline_memory\": \"8 MB\", \"batch_size\": 500}')");
+	# all of them, some again, and all again in another order; with a crash after each
+	for my $keys ([ 1 .. 4000 ], [ map { 7 * $_ } 1 .. 300 ], [ reverse 1 .. 4000 ])
+	{
+		produce('cold', map { [ 0, $_, 0 ] } @$keys);
+		done('moved');
+		cmp_ok($pg->query($stored), '>', 1000, 'groups, long and short, are stored');
+		$pg->kill9;
+		$pg->start;
+	}
+	produce('cold', map { [ 0, $_, 0 ] } 1 .. 100);
+	done('moved');
+	is($pg->query(qq{SELECT count(*) FROM ((TABLE moved EXCEPT ALL $select) UNION ALL ($select EXCEPT ALL TABLE moved)) AS d}), 0,
+		'the answer is right');
+	$pg->query(q{SELECT velo.drop_query('moved')});
+}
+
 # ---------------------------------------------------------------- many groups that fail
 
 {
