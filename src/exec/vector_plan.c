@@ -50,6 +50,17 @@ vector_plan_create(Plan *plan, int record_column)
 	return result;
 }
 
+List *
+vector_plan_row_by_row(const VectorPlan *plan)
+{
+	List *result = NIL;
+	ListCell *cell;
+
+	foreach (cell, plan->row_by_row)
+		result = lappend(result, ((VectorExpr *) lfirst(cell))->expr);
+	return result;
+}
+
 /* Get ready what is left to the executor, which forgets it at its end. */
 static void
 start_row_by_row(VectorPlan *plan, ForeignScanState *scan, const RecordBatch *batch)
