@@ -15,6 +15,9 @@ CREATE VIEW x_both AS SELECT ts, symbol, price FROM x_trades UNION ALL SELECT ts
 -- the input plan below the node that stands for the state
 SELECT velo.explain($$SELECT symbol, avg(price) FROM x_trades WHERE price > 100 WINDOW TUMBLING(5m) GRACE 10s GROUP BY symbol
                       HAVING count(*) > 3 AND window_start > 'epoch'$$, 'verbose, costs off');
+-- expressions that are not evaluated a column at a time, and parts of them
+SELECT velo.explain($$SELECT least(symbol, 'none') AS s, max(price + 1), count(*) FILTER (WHERE volume > 3 AND tags[1] <> 'x')
+                      FROM x_trades WHERE upper(symbol) LIKE 'A%' GROUP BY least(symbol, 'none')$$, 'costs off');
 -- aggregates that can't be kept as states keep their rows
 SELECT velo.explain($$SELECT sector, string_agg(name, ',' ORDER BY price) FILTER (WHERE volume > 1), sum(price)
                       FROM x_trades JOIN x_named USING (symbol) WINDOW HOPPING(10m, 1m) GROUP BY sector$$, 'verbose, costs off');

@@ -10,6 +10,7 @@
 
 #include "access/genam.h"
 #include "access/heaptoast.h"
+#include "access/htup_details.h"
 #include "access/tableam.h"
 #include "access/xact.h"
 #include "catalog/velo_catalog.h"
@@ -252,8 +253,8 @@ save_group(Relation rel, CatalogIndexState indexes, Oid query, const StoredGroup
 }
 
 /*
- * Add what isn't there yet, in one go.  Long rows come singly: PostgreSQL's function for many is made for catalogs without
- * TOAST tables, and doesn't tell the indexes where the copy with compressed values has gone.
+ * Add what isn't there yet, in one go but for long ones: when heap_multi_insert() moves values of a tuple out of line, the
+ * one that the index entry is made for doesn't learn its place.
  */
 static void
 insert_groups(Relation rel, CatalogIndexState indexes, Oid query, const StoredGroup *groups,
@@ -275,7 +276,8 @@ insert_groups(Relation rel, CatalogIndexState indexes, Oid query, const StoredGr
 		slots[nslots] = MakeSingleTupleTableSlot(RelationGetDescr(rel), &TTSOpsHeapTuple);
 		ExecStoreHeapTuple(tuple, slots[nslots++], true);
 	}
-	CatalogTuplesMultiInsertWithInfo(rel, slots, nslots, indexes);
+	if (nslots > 0)
+		CatalogTuplesMultiInsertWithInfo(rel, slots, nslots, indexes);
 	for (int i = 0; i < nslots; i++)
 		ExecDropSingleTupleTableSlot(slots[i]);
 	pfree(slots);

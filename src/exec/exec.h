@@ -78,6 +78,8 @@ extern TupleDesc input_plan_desc(InputPlan *plan);
 extern void input_plan_run(InputPlan *plan, BatchSet *set, bool vectorized, InputRows *rows);
 extern bool input_plan_in_order(InputPlan *plan);
 extern bool input_plan_can_vectorize(InputPlan *plan);
+/* Of one that can: the expressions, or parts of expressions, that PostgreSQL's executor evaluates row by row all the same. */
+extern List *input_plan_row_by_row(InputPlan *plan);
 
 /* ------------------------------------------------------------------ emission */
 

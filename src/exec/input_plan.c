@@ -225,6 +225,16 @@ input_plan_can_vectorize(InputPlan *plan)
 	return plan->vectors != NULL;
 }
 
+List *
+input_plan_row_by_row(InputPlan *plan)
+{
+	List *result = NIL;
+
+	for (int i = 0; i < plan->nvectors; i++)
+		result = list_concat(result, vector_plan_row_by_row(plan->vectors[i]));
+	return result;
+}
+
 bool
 plan_lock_relations(PlannedStmt *plan)
 {

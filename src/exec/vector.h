@@ -109,6 +109,9 @@ typedef struct VectorPlan VectorPlan;
  */
 extern VectorPlan *vector_plan_create(Plan *plan, int record_column);
 
+/* What is left to the executor, as expressions. */
+extern List *vector_plan_row_by_row(const VectorPlan *plan);
+
 /*
  * Append the rows that a started scan makes of records [from, to) of the batch.
  */

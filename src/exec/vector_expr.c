@@ -318,6 +318,45 @@ evaluate_coalesce(VectorExpr *self, const VectorRun *run, const uint16 *rows, in
 	}
 }
 
+/* NULLIF: the left side of a comparison that isn't true. */
+static void
+evaluate_nullif(VectorExpr *self, const VectorRun *run, const uint16 *rows, int nrows)
+{
+	const VectorExpr *equal = self->args[0];
+
+	vector_evaluate(self->args[0], run, rows, nrows);
+	copy_values(self, equal->args[0], rows, nrows);
+	for (int i = 0; i < nrows; i++)
+	{
+		int row = rows[i];
+
+		if (!equal->nulls[row] && DatumGetBool(equal->values[row]))
+			self->nulls[row] = true;
+	}
+}
+
+/* IS DISTINCT FROM: not equal, where NULLs are equal to each other and to nothing else. */
+static void
+evaluate_distinct(VectorExpr *self, const VectorRun *run, const uint16 *rows, int nrows)
+{
+	const VectorExpr *equal = self->args[0];
+
+	vector_evaluate(self->args[0], run, rows, nrows);
+	for (int i = 0; i < nrows; i++)
+	{
+		uint32 row = rows[i];
+		const VectorExpr *left = equal->args[0];
+		const VectorExpr *right = equal->args[1];
+		bool left_null = left->nulls[row & left->mask];
+		bool right_null = right->nulls[row & right->mask];
+		bool distinct =
+			left_null || right_null ? left_null != right_null : !DatumGetBool(equal->values[row]);
+
+		self->values[row] = BoolGetDatum(distinct);
+		self->nulls[row] = false;
+	}
+}
+
 /* An expression of which another node, evaluated first, is a part more than once. */
 static void
 evaluate_bound(VectorExpr *self, const VectorRun *run, const uint16 *rows, int nrows)
@@ -554,6 +593,24 @@ build_case(Builder *builder, CaseExpr *expr)
 	return make_row_by_row(builder, (Expr *) expr);
 }
 
+/* One that looks at a comparison and its two sides. */
+static VectorExpr *
+build_comparison(Builder *builder, OpExpr *expr, VectorEvaluate evaluate)
+{
+	OpExpr *equal;
+	VectorExpr *result;
+
+	if (!is_builtin(expr->opfuncid) || !func_strict(expr->opfuncid))
+		return make_row_by_row(builder, (Expr *) expr);
+	equal = copyObject(expr);
+	result = make_vector(exprType((Node *) expr), evaluate, 1);
+	NodeSetTag(equal, T_OpExpr);
+	equal->opresulttype = BOOLOID;
+	result->args[0] =
+		build_function(builder, (Expr *) equal, equal->opfuncid, equal->args, equal->inputcollid);
+	return result;
+}
+
 static VectorExpr *
 build_coalesce(Builder *builder, CoalesceExpr *expr)
 {
@@ -644,6 +701,10 @@ build(Builder *builder, Expr *expr)
 			return build_function(builder, expr, operation->opfuncid, operation->args,
 								  operation->inputcollid);
 		}
+		case T_NullIfExpr:
+			return build_comparison(builder, (NullIfExpr *) expr, evaluate_nullif);
+		case T_DistinctExpr:
+			return build_comparison(builder, (DistinctExpr *) expr, evaluate_distinct);
 		case T_BoolExpr:
 			return build_bool(builder, (BoolExpr *) expr);
 		case T_NullTest:

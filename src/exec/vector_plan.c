@@ -54,6 +54,22 @@ vector_plan_create(Plan *plan, int record_column)
 	return result;
 }
 
+List *
+vector_plan_row_by_row(const VectorPlan *plan)
+{
+	List *result = NIL;
+	ListCell *cell;
+
+	foreach (cell, plan->to_start)
+	{
+		const VectorExpr *expr = lfirst(cell);
+
+		if (expr->call == NULL)
+			result = lappend(result, expr->expr);
+	}
+	return result;
+}
+
 /* The values of a target for some rows, behind those that are there. */
 static void
 append_values(VectorExpr *target, const uint16 *rows, int nrows, InputRows *to, int column)

@@ -188,6 +188,27 @@ explain_state(const Plan *plan, ExplainState *es)
 	ExplainCloseGroup("State Estimate", "State Estimate", true, es);
 }
 
+/* What of the input plan is not evaluated a column at a time. */
+static void
+explain_evaluation(ContinuousPlan *plan, List *context, ExplainState *es)
+{
+	InputPlan *input = input_plan_create(plan->input, plan->record_column, plan->query->windowed);
+	List *shown = NIL;
+	ListCell *cell;
+
+	if (!velo_vectorized || !input_plan_can_vectorize(input))
+	{
+		ExplainPropertyText("Row by Row", "all expressions", es);
+		return;
+	}
+	foreach (cell, input_plan_row_by_row(input))
+		shown = list_append_unique(shown, makeString(show_expression(lfirst(cell), context, es)));
+	foreach (cell, shown)
+		lfirst(cell) = strVal(lfirst(cell));
+	if (shown != NIL)
+		ExplainPropertyList("Row by Row", shown, es);
+}
+
 static void
 explain_node(CustomScanState *node, List *ancestors, ExplainState *es)
 {
@@ -217,6 +238,7 @@ explain_node(CustomScanState *node, List *ancestors, ExplainState *es)
 	}
 	if (kept != NIL)
 		ExplainPropertyList("Kept As Rows", kept, es);
+	explain_evaluation(plan, context, es);
 	if (es->costs)
 		explain_state(node->ss.ps.plan, es);
 }

@@ -86,6 +86,16 @@ sub spawn
 	return $pid;
 }
 
+# Does any process of that number run?  One that has ended and that nobody waits for, as orphans in a container without an
+# init process, does not.
+sub is_running
+{
+	my ($pid) = @_;
+	my ($state) = slurp("/proc/$pid/stat") =~ /^.*\) (.)/s;
+
+	return defined $state && $state !~ /[ZX]/;
+}
+
 # True when the child has ended.
 sub ended
 {

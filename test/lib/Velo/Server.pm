@@ -122,7 +122,7 @@ sub kill9
 	my @children = children($self->{pid});
 
 	finish($self->{pid}, 'KILL');
-	return if wait_for(sub { !grep { kill 0, $_ } @children }, 30);
+	return if wait_for(sub { !grep { Velo::Process::is_running($_) } @children }, 30);
 	kill 'KILL', @children;
 	return;
 }
