@@ -322,7 +322,8 @@ CREATE FUNCTION velo.stream_queries(stream regclass) RETURNS SETOF regclass
 					JOIN pg_catalog.pg_depend d ON d.refobjid = readers.id
 					JOIN pg_catalog.pg_rewrite v ON v.oid = d.objid
 				WHERE d.refclassid = 'pg_catalog.pg_class'::regclass
-					AND d.classid = 'pg_catalog.pg_rewrite'::regclass)
+					AND d.classid = 'pg_catalog.pg_rewrite'::regclass
+					AND v.ev_type = '1')
 		SELECT c.oid::regclass
 			FROM readers
 				JOIN pg_catalog.pg_class c ON c.oid = readers.id

@@ -13,6 +13,9 @@
 
 #include "compat.h"
 
+/* known transitions and column-at-a-time functions take a bigint and a float8 to be passed by value */
+StaticAssertDecl(SIZEOF_DATUM == 8, "velo needs a 64-bit machine");
+
 #define VELO_SCHEMA "velo"
 /* one view per query lives here: the object that PostgreSQL's dependencies know a query by */
 #define VELO_QUERY_SCHEMA "velo_queries"
@@ -29,7 +32,7 @@ extern int velo_grace;                   /* ms */
 extern int velo_idle_timeout;            /* ms; 0: a partition never becomes idle */
 extern int velo_pipeline_memory;         /* kB: state, batches and fetch queue of one pipeline */
 extern int velo_retry_max_delay;         /* ms */
-extern bool velo_vectorized;             /* expressions a column at a time, where that can be done */
-extern int velo_dev_broker_port;         /* 0: off; postmaster */
+extern bool velo_vectorized;     /* expressions a column at a time, where that can be done */
+extern int velo_dev_broker_port; /* 0: off; postmaster */
 
 #endif /* VELO_H */

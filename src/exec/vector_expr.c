@@ -555,11 +555,11 @@ build_boolean_test(Builder *builder, BooleanTest *test)
 	return make_row_by_row(builder, (Expr *) test);
 }
 
-/* May several nodes look at the same value?  An expanded object can be changed by the first. */
+/* May several nodes look at the same value?  If it can be an expanded object, the first may change it. */
 static bool
 can_be_shared(Oid type)
 {
-	return get_typbyval(type) || type == TEXTOID || type == VARCHAROID || type == BPCHAROID ||
+	return get_typlen(type) != -1 || type == TEXTOID || type == VARCHAROID || type == BPCHAROID ||
 		   type == NUMERICOID;
 }
 

@@ -572,8 +572,10 @@ yield_if_asked(void)
 
 	if (slot == NULL || !slot->yield)
 		return;
-	pg_usleep(YIELD_MS * 1000L);
+	LWLockAcquire(velo_shared->lock, LW_EXCLUSIVE);
 	slot->yield = false;
+	LWLockRelease(velo_shared->lock);
+	pg_usleep(YIELD_MS * 1000L);
 }
 
 /* Something about the query may be different: the next transaction will see. */

@@ -16,11 +16,12 @@
 
 typedef struct Sink Sink;
 
+/* Of a set of rows the last actions come first. */
 typedef enum SinkAction
 {
 	SINK_APPEND, /* insert */
+	SINK_NEW,    /* insert or update by key, when there should be no row with it: sooner done */
 	SINK_UPSERT, /* insert or update by key */
-	SINK_NEW,    /* the same, when there should be no row with that key: sooner done */
 	SINK_DELETE  /* by key */
 } SinkAction;
 

@@ -531,7 +531,7 @@ sink_write(Sink *sink, SinkRow *rows, int nrows)
 									  (owner != user ? SECURITY_RESTRICTED_OPERATION : 0));
 	make_constraints_immediate();
 
-	/* deletes first: a group that left and one that came may meet in another unique index of the target */
+	/* deletes first, then updates: a row that left or changed and one that came may meet in another unique index */
 	for (int action = SINK_DELETE; action >= SINK_APPEND; action--)
 	{
 		if (sink->nkeys > 0 && counts[action] > 1)
