@@ -73,6 +73,19 @@ sub numeric
 	return @figures;
 }
 
+# Every expression by PostgreSQL's executor, row by row.
+sub not_vectorized
+{
+	my $pg = $bench->server;
+
+	$pg->query('ALTER SYSTEM SET velo.vectorized = off');
+	$pg->query('SELECT pg_reload_conf()');
+	my @figures = velo("$tumbling EMIT FINAL")->();
+	$pg->query('ALTER SYSTEM RESET velo.vectorized');
+	$pg->query('SELECT pg_reload_conf()');
+	return @figures;
+}
+
 # With a table of a million rows, of which a hundred are asked for.
 sub look_up
 {
@@ -99,6 +112,7 @@ my @table = (
 	[ 'hopping 5m/1m, final', 'trades', velo("$select WINDOW HOPPING(5m, 1m) GROUP BY symbol EMIT FINAL") ],
 	[ 'filter and projection, appended', 'trades', velo('SELECT symbol, price, ts FROM trades WHERE price > 100') ],
 	[ 'tumbling, a key left to the executor', 'trades', velo("$tumbling EMIT FINAL" =~ s/symbol/(ARRAY[symbol])[1] AS symbol/r =~ s/BY symbol/BY (ARRAY[symbol])[1]/r) ],
+	[ 'tumbling, velo.vectorized = off', 'trades', \&not_vectorized ],
 	[ 'tumbling, numeric', 'trades', \&numeric ],
 	[ 'tumbling, look-up join', 'trades', \&look_up ],
 	[ 'tumbling, 1 % bad records', 'spoilt', velo_over('spoilt') ],
