@@ -613,6 +613,7 @@ velo_scheduler_main(Datum arg)
 		timeout = start_missing(wanted);
 		if (stopping)
 			timeout = sooner(timeout, PIPELINE_STOP_MS);
+		timeout = Min(timeout, LONGEST_WAIT_MS);
 
 		(void) WaitLatch(MyLatch,
 						 WL_LATCH_SET | WL_EXIT_ON_PM_DEATH | (timeout >= 0 ? WL_TIMEOUT : 0),

@@ -89,6 +89,8 @@ extern void slot_stop(PipelineSlot *slot);
 /* The same for one that was asked to end its transaction (PipelineSlot.yield), without being told to end. */
 extern void slot_urge(PipelineSlot *slot);
 #define PIPELINE_STOP_MS 500
+/* PostgreSQL's waits take a time of up to INT_MAX ms; who wakes up once a day for nothing does no harm */
+#define LONGEST_WAIT_MS (24 * 60 * 60 * 1000L)
 /* Caller holds the lock. */
 extern void slot_free(PipelineSlot *slot);
 

@@ -1197,7 +1197,7 @@ time_to_wait(Pipeline *pipeline)
 	until = Min(until, next_rate_at());
 	if (until == DT_NOEND)
 		return -1;
-	return Max(1, TimestampDifferenceMilliseconds(now, until));
+	return Max(1, Min(TimestampDifferenceMilliseconds(now, until), LONGEST_WAIT_MS));
 }
 
 void
