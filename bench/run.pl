@@ -185,8 +185,8 @@ sub memory
 		($pid, $committed) = split /\|/, $pg->query(<<'SQL');
 SELECT pid, committed_offset FROM velo.pipelines JOIN velo.partitions USING (query) WHERE query = 'long_rows'
 SQL
-		push @samples, [ $committed, $1 / 1024 ]
-		  if $committed && Velo::Process::slurp("/proc/$pid/status") =~ /RssAnon:\s*(\d+) kB/;
+		my $memory = $committed && Velo::Bench::own_memory($pid);
+		push @samples, [ $committed, $memory ] if $memory;
 	} while ($committed // 0) < $total;
 	finish($loader, 'TERM');
 
@@ -212,8 +212,10 @@ sub greatest_memory
 	{
 		my ($pid, $done) = split /\|/, $bench->server->query(q{SELECT pid, records_in FROM velo.pipelines WHERE query = 'bench'});
 
-		$greatest = $1 if $pid && Velo::Process::slurp("/proc/$pid/status") =~ /RssAnon:\s*(\d+) kB/ && $1 > $greatest;
-		return $greatest / 1024 if ($done // 0) >= $count;
+		my $memory = $pid && Velo::Bench::own_memory($pid) || 0;
+
+		$greatest = $memory if $memory > $greatest;
+		return $greatest if ($done // 0) >= $count;
 		sleep 0.1;
 	}
 	die "the query does not come to its end\n";

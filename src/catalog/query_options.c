@@ -7,14 +7,11 @@
 #include <limits.h>
 
 #include "catalog/velo_catalog.h"
+#include "lib/stringinfo.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/numeric.h"
-
-#define VALID_OPTIONS                                                                              \
-	"batch_size, commit_interval, grace, idle_timeout, pipeline_memory, retry_max_delay, on_gap, " \
-	"group_id"
 
 /* bounds are those of the settings of the same name */
 #define MAX_BATCH_SIZE 1000000
@@ -45,6 +42,20 @@ option_hint(const char *name)
 		if (strcmp(option_hints[i].name, name) == 0)
 			return option_hints[i].valid_values;
 	return NULL;
+}
+
+/* For the parentheses of ereport(): the options there are, with "extra" (may be NULL), a list of more. */
+static int
+hint_valid_options(const char *extra)
+{
+	StringInfoData names;
+
+	initStringInfo(&names);
+	for (int i = 0; i < (int) lengthof(option_hints); i++)
+		appendStringInfo(&names, "%s%s", i > 0 ? ", " : "", option_hints[i].name);
+	if (extra != NULL)
+		appendStringInfo(&names, ", %s", extra);
+	return errhint("Valid options are: %s.", names.data);
 }
 
 static void
@@ -147,10 +158,9 @@ query_read_options(Jsonb *json, const char *extra, QueryOptions *options)
 	if (json == NULL)
 		return;
 	if (!JB_ROOT_IS_OBJECT(json))
-		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-						errmsg("options of a query must be a JSON object"),
-						errhint("Valid options are: %s%s%s.", VALID_OPTIONS, extra ? ", " : "",
-								extra ? extra : "")));
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("options of a query must be a JSON object"), hint_valid_options(extra)));
 
 	it = JsonbIteratorInit(&json->root);
 	while ((token = JsonbIteratorNext(&it, &item, true)) != WJB_DONE)
@@ -164,8 +174,7 @@ query_read_options(Jsonb *json, const char *extra, QueryOptions *options)
 		if (option_hint(name) == NULL)
 			ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 							errmsg("query option \"%s\" does not exist", name),
-							errhint("Valid options are: %s%s%s.", VALID_OPTIONS, extra ? ", " : "",
-									extra ? extra : "")));
+							hint_valid_options(extra)));
 		JsonbIteratorNext(&it, &item, true);
 		if (item.type == jbvNull)
 			continue;

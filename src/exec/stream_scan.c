@@ -19,7 +19,6 @@
 #include "utils/fmgrprotos.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
-#include "utils/resowner.h"
 #include "utils/wait_event.h"
 
 /* the first batch is small, for LIMIT; each further one is twice as large */
@@ -556,47 +555,42 @@ bound_names(List *bounds)
 	return names;
 }
 
+typedef struct PartitionCount
+{
+	ForeignScanState *node;
+	int npartitions;
+} PartitionCount;
+
+static void
+count_partitions(void *arg)
+{
+	PartitionCount *count = arg;
+	StreamInfo *stream = stream_get_connectable(
+		RelationGetRelid(count->node->ss.ss_currentRelation), compat_scan_user(count->node));
+
+	count->npartitions = source_partition_count(stream, EXPLAIN_TIMEOUT_MS);
+}
+
 /* How many partitions the topic has, as a broker says; or why none does, which is no error of EXPLAIN's. */
 static void
 explain_partitions(ForeignScanState *node, ExplainState *es)
 {
-	MemoryContext caller_context = CurrentMemoryContext;
-	ResourceOwner caller_owner = CurrentResourceOwner;
 	/* a client lives in the context that it is opened in */
 	MemoryContext context =
-		AllocSetContextCreate(caller_context, "velo EXPLAIN", ALLOCSET_SMALL_SIZES);
-	ErrorData *volatile error = NULL;
-	volatile int npartitions = 0;
+		AllocSetContextCreate(CurrentMemoryContext, "velo EXPLAIN", ALLOCSET_SMALL_SIZES);
+	MemoryContext caller_context = MemoryContextSwitchTo(context);
+	PartitionCount count = {.node = node};
+	ErrorData *error = try_in_subtransaction(count_partitions, &count);
 
-	BeginInternalSubTransaction(NULL);
-	MemoryContextSwitchTo(context);
-	PG_TRY();
-	{
-		StreamInfo *stream = stream_get_connectable(RelationGetRelid(node->ss.ss_currentRelation),
-													compat_scan_user(node));
-
-		npartitions = source_partition_count(stream, EXPLAIN_TIMEOUT_MS);
-		ReleaseCurrentSubTransaction();
-	}
-	PG_CATCH();
-	{
-		MemoryContextSwitchTo(caller_context);
-		error = CopyErrorData();
-		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
-	}
-	PG_END_TRY();
 	MemoryContextSwitchTo(caller_context);
-	CurrentResourceOwner = caller_owner;
-	MemoryContextDelete(context);
-
 	if (error == NULL)
-		ExplainPropertyInteger("Partitions", NULL, npartitions, es);
+		ExplainPropertyInteger("Partitions", NULL, count.npartitions, es);
 	else if (error->sqlerrcode == ERRCODE_QUERY_CANCELED ||
 			 error->sqlerrcode == ERRCODE_ADMIN_SHUTDOWN)
 		ReThrowError(error);
 	else
 		ExplainPropertyText("Partitions", psprintf("unknown: %s", error->message), es);
+	MemoryContextDelete(context);
 }
 
 static void

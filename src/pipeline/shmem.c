@@ -414,6 +414,17 @@ slot_free(PipelineSlot *slot)
 	slot->state = PIPELINE_FREE;
 }
 
+/* The scheduler of a database, if it runs. */
+static void
+wake_scheduler(Oid database)
+{
+	SchedulerSlot *scheduler = shared_find_scheduler(database);
+
+	Assert(LWLockHeldByMe(velo_shared->lock));
+	if (scheduler != NULL && scheduler->latch != NULL)
+		SetLatch(scheduler->latch);
+}
+
 /* A worker ends: schedulers that wait for one may start theirs. */
 static void
 wake_waiting_schedulers(void)
@@ -434,7 +445,6 @@ wake_waiting_schedulers(void)
 static void
 slot_detach(int code, Datum arg)
 {
-	SchedulerSlot *scheduler;
 	Oid database = my_slot->database;
 
 	LWLockAcquire(velo_shared->lock, LW_EXCLUSIVE);
@@ -446,9 +456,7 @@ slot_detach(int code, Datum arg)
 		my_slot->latch = NULL;
 		my_slot->state = PIPELINE_STOPPING;
 	}
-	scheduler = shared_find_scheduler(database);
-	if (scheduler != NULL && scheduler->latch != NULL)
-		SetLatch(scheduler->latch);
+	wake_scheduler(database);
 	wake_waiting_schedulers();
 	LWLockRelease(velo_shared->lock);
 	my_slot = NULL;
@@ -551,8 +559,6 @@ pipeline_wake_siblings(Oid query)
 void
 pipeline_ask_to_yield(Oid query)
 {
-	SchedulerSlot *scheduler;
-
 	if (!pipeline_available())
 		return;
 	LWLockAcquire(velo_shared->lock, LW_EXCLUSIVE);
@@ -568,8 +574,6 @@ pipeline_ask_to_yield(Oid query)
 			SetLatch(slot->latch);
 	}
 	/* it is the one who sees to it */
-	scheduler = shared_find_scheduler(MyDatabaseId);
-	if (scheduler != NULL && scheduler->latch != NULL)
-		SetLatch(scheduler->latch);
+	wake_scheduler(MyDatabaseId);
 	LWLockRelease(velo_shared->lock);
 }

@@ -302,12 +302,8 @@ aggregates_begin(GroupTable *table, Entry *entry)
 		if (trans->init_isnull)
 			value->value = (Datum) 0;
 		else if (lies_in_arena(trans))
-		{
-			Size size = datumGetSize(trans->init, false, trans->typlen);
-
-			value->value = PointerGetDatum(window_alloc(entry->window, size));
-			memcpy(DatumGetPointer(value->value), DatumGetPointer(trans->init), size);
-		}
+			value->value =
+				window_copy_value(entry->window, trans->init, trans->byval, trans->typlen);
 		else
 			value->value = datumCopy(trans->init, trans->byval, trans->typlen);
 		value->isnull = trans->init_isnull;

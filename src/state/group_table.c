@@ -305,15 +305,16 @@ window_alloc(Window *window, Size size)
 	return result;
 }
 
-static Datum
-copy_key(Window *window, const Key *key, Datum value)
+/* A copy of a value that stays as long as its window. */
+Datum
+window_copy_value(Window *window, Datum value, bool byval, int16 typlen)
 {
 	Size size;
 	void *copy;
 
-	if (key->byval)
+	if (byval)
 		return value;
-	size = datumGetSize(value, false, key->typlen);
+	size = datumGetSize(value, false, typlen);
 	copy = window_alloc(window, size);
 	memcpy(copy, DatumGetPointer(value), size);
 	return PointerGetDatum(copy);
@@ -335,7 +336,8 @@ entry_create(GroupTable *table, Window *window, uint64 hash, const Datum *keys, 
 	{
 		entry->group.key_nulls[i] = nulls[i];
 		if (!nulls[i])
-			entry->group.keys[i] = copy_key(window, &table->keys[i], keys[i]);
+			entry->group.keys[i] =
+				window_copy_value(window, keys[i], table->keys[i].byval, table->keys[i].typlen);
 	}
 	entry->window = window;
 

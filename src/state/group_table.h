@@ -322,6 +322,7 @@ extern bool keys_equal(GroupTable *table, const Entry *entry, const Datum *keys,
 extern Window *window_find(GroupTable *table, TimestampTz start);
 extern Window *window_get(GroupTable *table, TimestampTz start);
 extern void *window_alloc(Window *window, Size size);
+extern Datum window_copy_value(Window *window, Datum value, bool byval, int16 typlen);
 extern void window_empty(GroupTable *table, Window *window);
 extern void window_free(GroupTable *table, Window *window);
 extern bool window_is_closed(const Window *window, TimestampTz watermark);

@@ -31,10 +31,10 @@ count(const Transition *trans, int index, const Entrance *entrances, int n, Inpu
 	}
 }
 
-/* ------------------------------------------------------------------ functions that are strict and begin with the first value */
+/* ------------------------------------------------------------------ functions of one argument that pass over NULLs */
 
-/* "result" is the next transition value, of the old one a and the argument b. */
-#define REDUCE(name, type, get, result)                                                            \
+/* "step" is done to the TransValue "value" for the Datum "argument" of a row. */
+#define TRANSITION(name, step)                                                                     \
 	static void name(const Transition *trans, int index, const Entrance *entrances, int n,         \
 					 InputRows *rows)                                                              \
 	{                                                                                              \
@@ -45,23 +45,35 @@ count(const Transition *trans, int index, const Entrance *entrances, int n, Inpu
 		{                                                                                          \
 			TransValue *value = &entrances[i].entry->values[index];                                \
 			int row = entrances[i].row;                                                            \
-			type a;                                                                                \
-			type b;                                                                                \
+			Datum argument = values[row];                                                          \
                                                                                                    \
 			if (nulls[row] || is_filtered_out(trans, rows, row))                                   \
 				continue;                                                                          \
-			if (value->unset)                                                                      \
-			{                                                                                      \
-				value->value = values[row];                                                        \
-				value->isnull = value->unset = false;                                              \
-				continue;                                                                          \
-			}                                                                                      \
-			a = get(value->value);                                                                 \
-			b = get(values[row]);                                                                  \
 			rows->applied = row;                                                                   \
-			value->value = (result);                                                               \
+			step;                                                                                  \
 		}                                                                                          \
 	}
+
+/* ------------------------------------------------------------------ those that are strict and begin with the first value */
+
+/* "result" is the next transition value, of the old one a and the argument b. */
+#define REDUCE(name, type, get, result)                                                            \
+	static inline void name##_step(TransValue *value, Datum argument)                              \
+	{                                                                                              \
+		if (value->unset)                                                                          \
+		{                                                                                          \
+			value->value = argument;                                                               \
+			value->isnull = value->unset = false;                                                  \
+		}                                                                                          \
+		else                                                                                       \
+		{                                                                                          \
+			type a = get(value->value);                                                            \
+			type b = get(argument);                                                                \
+                                                                                                   \
+			value->value = (result);                                                               \
+		}                                                                                          \
+	}                                                                                              \
+	TRANSITION(name, name##_step(value, argument))
 
 REDUCE(larger_int2, int16, DatumGetInt16, Int16GetDatum(Max(a, b)))
 REDUCE(smaller_int2, int16, DatumGetInt16, Int16GetDatum(Min(a, b)))
@@ -81,54 +93,30 @@ REDUCE(some, bool, DatumGetBool, BoolGetDatum(a || b))
 /* ------------------------------------------------------------------ sums of integers */
 
 /* int2_sum() and int4_sum(): a bigint, NULL until there is a value */
-#define SUM(name, get)                                                                             \
-	static void name(const Transition *trans, int index, const Entrance *entrances, int n,         \
-					 InputRows *rows)                                                              \
-	{                                                                                              \
-		const Datum *values = rows->values[trans->args[0]];                                        \
-		const bool *nulls = rows->nulls[trans->args[0]];                                           \
-                                                                                                   \
-		for (int i = 0; i < n; i++)                                                                \
-		{                                                                                          \
-			TransValue *value = &entrances[i].entry->values[index];                                \
-			int row = entrances[i].row;                                                            \
-			int64 sum = value->isnull ? 0 : DatumGetInt64(value->value);                           \
-                                                                                                   \
-			if (nulls[row] || is_filtered_out(trans, rows, row))                                   \
-				continue;                                                                          \
-			value->value = Int64GetDatum(sum + get(values[row]));                                  \
-			value->isnull = value->unset = false;                                                  \
-		}                                                                                          \
-	}
+static inline void
+add_to_sum(TransValue *value, int64 argument)
+{
+	int64 sum = value->isnull ? 0 : DatumGetInt64(value->value);
 
-SUM(sum_int2, DatumGetInt16)
-SUM(sum_int4, DatumGetInt32)
+	value->value = Int64GetDatum(sum + argument);
+	value->isnull = value->unset = false;
+}
+
+TRANSITION(sum_int2, add_to_sum(value, DatumGetInt16(argument)))
+TRANSITION(sum_int4, add_to_sum(value, DatumGetInt32(argument)))
 
 /* int2_avg_accum() and int4_avg_accum(): an array of count and sum */
-#define AVERAGE(name, get)                                                                         \
-	static void name(const Transition *trans, int index, const Entrance *entrances, int n,         \
-					 InputRows *rows)                                                              \
-	{                                                                                              \
-		const Datum *values = rows->values[trans->args[0]];                                        \
-		const bool *nulls = rows->nulls[trans->args[0]];                                           \
-                                                                                                   \
-		for (int i = 0; i < n; i++)                                                                \
-		{                                                                                          \
-			ArrayType *array =                                                                     \
-				(ArrayType *) DatumGetPointer(entrances[i].entry->values[index].value);            \
-			int row = entrances[i].row;                                                            \
-			int64 *state;                                                                          \
-                                                                                                   \
-			if (nulls[row] || is_filtered_out(trans, rows, row))                                   \
-				continue;                                                                          \
-			state = (int64 *) ARR_DATA_PTR(array);                                                 \
-			state[0]++;                                                                            \
-			state[1] += get(values[row]);                                                          \
-		}                                                                                          \
-	}
+static inline void
+add_to_average(TransValue *value, int64 argument)
+{
+	int64 *state = (int64 *) ARR_DATA_PTR((ArrayType *) DatumGetPointer(value->value));
 
-AVERAGE(average_int2, DatumGetInt16)
-AVERAGE(average_int4, DatumGetInt32)
+	state[0]++;
+	state[1] += argument;
+}
+
+TRANSITION(average_int2, add_to_average(value, DatumGetInt16(argument)))
+TRANSITION(average_int4, add_to_average(value, DatumGetInt32(argument)))
 
 /* ------------------------------------------------------------------ moments of floats */
 
@@ -137,54 +125,35 @@ AVERAGE(average_int4, DatumGetInt32)
  * carried on as Youngs and Cramer do.
  */
 static inline void
-accumulate(float8 *state, float8 value)
+accumulate(TransValue *value, float8 argument)
 {
+	float8 *state = (float8 *) ARR_DATA_PTR((ArrayType *) DatumGetPointer(value->value));
 	float8 count = state[0] + 1.0;
-	float8 sum = state[1] + value;
+	float8 sum = state[1] + argument;
 	float8 squares = state[2];
 
 	if (state[0] > 0.0)
 	{
-		float8 distance = value * count - sum;
+		float8 distance = argument * count - sum;
 
 		squares += distance * distance / (count * state[0]);
 		/* it is an error when finite values lead to something infinite */
 		if (isinf(sum) || isinf(squares))
 		{
-			if (!isinf(state[1]) && !isinf(value))
+			if (!isinf(state[1]) && !isinf(argument))
 				float_overflow_error();
 			squares = get_float8_nan();
 		}
 	}
-	else if (isnan(value) || isinf(value))
+	else if (isnan(argument) || isinf(argument))
 		squares = get_float8_nan();
 	state[0] = count;
 	state[1] = sum;
 	state[2] = squares;
 }
 
-#define MOMENTS(name, get)                                                                         \
-	static void name(const Transition *trans, int index, const Entrance *entrances, int n,         \
-					 InputRows *rows)                                                              \
-	{                                                                                              \
-		const Datum *values = rows->values[trans->args[0]];                                        \
-		const bool *nulls = rows->nulls[trans->args[0]];                                           \
-                                                                                                   \
-		for (int i = 0; i < n; i++)                                                                \
-		{                                                                                          \
-			ArrayType *array =                                                                     \
-				(ArrayType *) DatumGetPointer(entrances[i].entry->values[index].value);            \
-			int row = entrances[i].row;                                                            \
-                                                                                                   \
-			if (nulls[row] || is_filtered_out(trans, rows, row))                                   \
-				continue;                                                                          \
-			rows->applied = row;                                                                   \
-			accumulate((float8 *) ARR_DATA_PTR(array), get(values[row]));                          \
-		}                                                                                          \
-	}
-
-MOMENTS(moments_float4, (float8) DatumGetFloat4)
-MOMENTS(moments_float8, DatumGetFloat8)
+TRANSITION(moments_float4, accumulate(value, DatumGetFloat4(argument)))
+TRANSITION(moments_float8, accumulate(value, DatumGetFloat8(argument)))
 
 /* ------------------------------------------------------------------ which function is which */
 

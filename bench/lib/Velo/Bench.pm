@@ -222,6 +222,14 @@ sub velo_cpu
 	return $sum;
 }
 
+# A process's own memory (RssAnon) in MB; undef if there is none.
+sub own_memory
+{
+	my ($pid) = @_;
+
+	return Velo::Process::slurp("/proc/$pid/status") =~ /RssAnon:\s*(\d+) kB/ ? $1 / 1024 : undef;
+}
+
 # ---------------------------------------------------------------- the table
 
 sub median
