@@ -159,6 +159,8 @@ order_create(GroupTable *table, Window *window)
 		order->ngroups++;
 	}
 	order->ends[order->nends++] = order->ngroups;
+	/* groups that are about to leave are not worth moving, nor is what this takes for a while a reason to */
+	table->move_at = Max(table->move_at, table->memory_limit + table->memory_limit / 4);
 	MemoryContextSwitchTo(old);
 	MemoryContextReset(table->temp);
 	return order;
@@ -174,6 +176,8 @@ drop_window(GroupTable *table, Window *window)
 	if (window->nstored > 0 || window->stored_changed)
 		stored_drop_window(table, window);
 	log_forget_window(table, window);
+	if (window->order != NULL)
+		table->move_at = table->memory_limit;
 	window_free(table, window);
 }
 
