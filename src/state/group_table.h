@@ -221,13 +221,14 @@ struct Window
 	uint64 mask; /* number of slots - 1 */
 	int64 nentries;
 	int64 ngone;
-	int64 nstored;       /* groups of it in the stored groups */
-	bool logged;         /* the log has records of it */
-	bool stored_changed; /* the number above must be written */
-	uint64 cursor;       /* slot from which closing goes on */
-	uint64 slice;        /* then, of the stored ones, slice of the hash from which it goes on */
-	int slice_bits;      /* leading bits of the hash that make a slice */
-	Window *taken;       /* the stored groups that take_closed() returned; NULL: none */
+	int64 nstored;         /* groups of it in the stored groups */
+	TimestampTz stored_to; /* with a spec->bin, the greatest one of those, or more */
+	bool logged;           /* the log has records of it */
+	bool stored_changed;   /* the number above must be written */
+	uint64 cursor;         /* slot from which closing goes on */
+	uint64 slice;          /* then, of the stored ones, slice of the hash from which it goes on */
+	int slice_bits;        /* leading bits of the hash that make a slice */
+	Window *taken;         /* the stored groups that take_closed() returned; NULL: none */
 	EntryList changed;
 	EntryList unsaved;
 };
@@ -247,6 +248,9 @@ struct GroupTable
 	int pipeline;
 	Size memory_limit; /* above which cold groups are moved out */
 	Size move_at;      /* the same, or more after an attempt that moved little */
+	/* when to look next for groups whose bin has passed: by the watermark, and not before by the wall clock */
+	TimestampTz passes_at;
+	TimestampTz look_at;
 	bool shared;
 
 	MemoryContext context; /* the table's own; windows are children */
@@ -408,6 +412,7 @@ extern void stored_drop_taken(GroupTable *table, Window *window);
 extern void stored_drop_window(GroupTable *table, Window *window);
 extern void stored_save_shared(GroupTable *table);
 extern void stored_save_counts(GroupTable *table);
+extern void stored_move_passed(GroupTable *table, TimestampTz watermark);
 extern void stored_move_cold(GroupTable *table);
 extern void stored_take_all(GroupTable *table);
 extern bool stored_is_empty(Oid query, int pipeline);

@@ -4,8 +4,8 @@
  *
  * They are stored in buckets: all groups of a window with the same hash.  A bucket's key is the pipeline (or that it is
  * shared), the start of its window and the hash, in an order of bytes that is the order of time.  A window with stored
- * groups has besides a count of them, under a key of its own: so which windows there are can be asked without reading
- * the groups.
+ * groups has besides, under a key of its own, their number and the greatest of their bins, if the grouping has one: so
+ * which windows there are, and what can't be stored, is known without reading the groups.
  *
  * Private groups are at one place only: what is fetched leaves the store at once, in the same transaction.  Shared ones
  * stay there while they are in memory, which is from the first use in a transaction to its checkpoint.  In both cases a
@@ -25,6 +25,8 @@
 #define SAVE_GROUPS 1000
 /* cold groups that are put in order together: the more, the less they are scattered over the index */
 #define MOVE_GROUPS 65536
+/* how many times as long as a look for groups whose bin has passed took, until the next one */
+#define LOOK_PAUSE 20
 
 /* ------------------------------------------------------------------ keys */
 
@@ -90,6 +92,7 @@ typedef struct Saver
 	StoredGroup groups[SAVE_GROUPS];
 	int ngroups;
 	Size bytes;
+	int64 moving; /* microseconds that move_entries() took */
 	MemoryContext context;
 } Saver;
 
@@ -141,6 +144,15 @@ saver_add(Saver *saver, bytea *key, bytea *state)
 		saver_flush(saver);
 }
 
+static void
+note_stored_bin(const GroupTable *table, Window *window, const Entry *entry)
+{
+	int key = table->spec->bin_key;
+
+	if (table->spec->bin.kind != WINDOW_NONE && !entry->group.key_nulls[key])
+		window->stored_to = Max(window->stored_to, DatumGetTimestampTz(entry->group.keys[key]));
+}
+
 /* Save a bucket as it is in memory; without groups it is deleted.  Returns the number of its groups. */
 static int
 save_bucket(Saver *saver, Window *window, uint64 hash)
@@ -167,6 +179,7 @@ save_bucket(Saver *saver, Window *window, uint64 hash)
 		appendBinaryStringInfo(&out, (char *) &rows, sizeof(rows));
 		if (rows > 0)
 			collected_write(entry->rows, 0, rows, &out);
+		note_stored_bin(table, window, entry);
 		n++;
 	}
 	if (n > 0)
@@ -210,12 +223,13 @@ read_bucket(GroupTable *table, Window *window, uint64 hash, const bytea *state, 
 	return n;
 }
 
-/* A StoredGroupReader: the count of a window. */
+/* A StoredGroupReader: the count of a window, and its greatest bin. */
 static void
 read_count(const StoredGroup *stored, void *arg)
 {
 	GroupTable *table = arg;
 	TimestampTz start;
+	TimestampTz stored_to;
 	uint64 hash;
 	int64 count;
 	StringInfoData in;
@@ -226,9 +240,11 @@ read_count(const StoredGroup *stored, void *arg)
 	in.cursor = 0;
 	record_check_header(table, &in);
 	bytes_read(&in, &count, sizeof(count));
+	bytes_read(&in, &stored_to, sizeof(stored_to));
 	read_key(stored->key, &start, &hash);
 	window = window_get(table, start);
 	window->nstored = count;
+	window->stored_to = stored_to;
 	table->nstored += count;
 }
 
@@ -401,6 +417,19 @@ fetch_wanted(GroupTable *table, WantedList *list)
 	pfree(list->buckets);
 }
 
+/* Is the bin of a row later than all that are stored? */
+static inline bool
+is_beyond_stored(const GroupTable *table, const Window *window, const InputRows *rows, int row)
+{
+	int column;
+
+	if (table->spec->bin.kind == WINDOW_NONE)
+		return false;
+	column = table->spec->keys[table->spec->bin_key].column;
+	return !rows->nulls[column][row] &&
+		   DatumGetTimestampTz(rows->values[column][row]) > window->stored_to;
+}
+
 /* Bring the groups that these rows will enter into memory, where they are stored. */
 void
 stored_fetch(GroupTable *table, const InputRows *rows, TimestampTz closed)
@@ -415,7 +444,8 @@ stored_fetch(GroupTable *table, const InputRows *rows, TimestampTz closed)
 		int n = windows_for_row(table, rows, row, closed, &late);
 
 		for (int k = 0; k < n; k++)
-			want(&wanted, table->entered[k], table->hashes[row]);
+			if (!is_beyond_stored(table, table->entered[k], rows, row))
+				want(&wanted, table->entered[k], table->hashes[row]);
 	}
 	fetch_wanted(table, &wanted);
 }
@@ -619,7 +649,7 @@ stored_save_shared(GroupTable *table)
 	table->refreshed = false;
 }
 
-/* Save how many groups are stored of each window. */
+/* Save how many groups are stored of each window, and their greatest bin. */
 void
 stored_save_counts(GroupTable *table)
 {
@@ -641,6 +671,7 @@ stored_save_counts(GroupTable *table)
 		appendStringInfoSpaces(&out, VARHDRSZ);
 		record_write_header(table, &out);
 		appendBinaryStringInfo(&out, (char *) &window->nstored, sizeof(window->nstored));
+		appendBinaryStringInfo(&out, (char *) &window->stored_to, sizeof(window->stored_to));
 		SET_VARSIZE(out.data, out.len);
 		saver_add(saver, count_key(table, window->start),
 				  window->nstored > 0 ? (bytea *) out.data : NULL);
@@ -689,16 +720,33 @@ median_age(const GroupTable *table)
 	return ages[n / 2];
 }
 
+/* Which groups are cold. */
+typedef struct ColdRule
+{
+	int64 age; /* those touched last before this checkpoint or one before; -1: none for that */
+	TimestampTz watermark; /* those whose bin ends by then; DT_NOBEGIN: none for that */
+} ColdRule;
+
+static bool
+has_passed(const GroupTable *table, const Entry *entry, TimestampTz watermark)
+{
+	const GroupingSpec *spec = table->spec;
+
+	return watermark != DT_NOBEGIN && !entry->group.key_nulls[spec->bin_key] &&
+		   window_end(&spec->bin, DatumGetTimestampTz(entry->group.keys[spec->bin_key])) <=
+			   watermark;
+}
+
 /* May a bucket leave memory?  Not before what changed in it was taken for emission. */
 static bool
-is_cold(const GroupTable *table, const Window *window, uint64 hash, uint32 age)
+is_cold(const GroupTable *table, const Window *window, uint64 hash, const ColdRule *rule)
 {
 	for (uint64 i = hash & window->mask; window->slots[i].entry != NULL; i = (i + 1) & window->mask)
 	{
 		const Entry *entry = window->slots[i].entry;
 
 		if (window->slots[i].hash == hash && (entry->group.flags & ENTRY_GONE) == 0 &&
-			(entry->group.touched > age ||
+			((entry->group.touched > rule->age && !has_passed(table, entry, rule->watermark)) ||
 			 (table->takes_changed && (entry->group.flags & ENTRY_CHANGED) != 0)))
 			return false;
 	}
@@ -710,6 +758,7 @@ static void
 move_entries(Saver *saver, Window *window, Entry **entries, int n)
 {
 	GroupTable *table = saver->table;
+	TimestampTz begin = GetCurrentTimestamp();
 
 	qsort(entries, n, sizeof(Entry *), compare_entries);
 	for (int e = 0; e < n; e++)
@@ -726,11 +775,12 @@ move_entries(Saver *saver, Window *window, Entry **entries, int n)
 				(window->slots[i].entry->group.flags & ENTRY_GONE) == 0)
 				entry_gone(table, window->slots[i].entry);
 	}
+	saver->moving += GetCurrentTimestamp() - begin;
 }
 
 /* Move the cold buckets of a window into the store; true if there were any. */
 static bool
-move_window(Saver *saver, Window *window, uint32 age)
+move_window(Saver *saver, Window *window, const ColdRule *rule)
 {
 	GroupTable *table = saver->table;
 	Entry **cold = MemoryContextAlloc(table->context, sizeof(Entry *) * MOVE_GROUPS);
@@ -742,7 +792,7 @@ move_window(Saver *saver, Window *window, uint32 age)
 		Entry *entry = window->slots[slot].entry;
 
 		if (entry == NULL || (entry->group.flags & ENTRY_GONE) != 0 ||
-			!is_cold(table, window, window->slots[slot].hash, age))
+			!is_cold(table, window, window->slots[slot].hash, rule))
 			continue;
 		cold[n++] = entry;
 		moved = true;
@@ -756,6 +806,48 @@ move_window(Saver *saver, Window *window, uint32 age)
 	return moved;
 }
 
+/* The end of the bin that a time falls into. */
+static TimestampTz
+bin_end(const WindowSpec *bin, TimestampTz time)
+{
+	TimestampTz start;
+
+	if (TIMESTAMP_NOT_FINITE(time) || !window_fits(bin, time) ||
+		window_assign(bin, time, &start) == 0)
+		return DT_NOEND;
+	return window_end(bin, start);
+}
+
+/*
+ * Move the groups whose bin the watermark has passed into the store: nothing is likely to change them any more.  They are
+ * looked for among all in memory, when the watermark goes from one bin to the next; but not again before much more time
+ * has gone than that takes.
+ */
+void
+stored_move_passed(GroupTable *table, TimestampTz watermark)
+{
+	ColdRule rule = {.age = -1, .watermark = watermark};
+	TimestampTz begin;
+	Saver *saver;
+
+	if (table->spec->bin.kind == WINDOW_NONE || !table->hashable || watermark == DT_NOBEGIN ||
+		watermark < table->passes_at)
+		return;
+	begin = GetCurrentTimestamp();
+	if (begin < table->look_at)
+		return;
+	saver = saver_begin(table, true);
+	for (int i = 0; i < table->nwindows; i++)
+		move_window(saver, table->windows[i], &rule);
+	table->passes_at = bin_end(&table->spec->bin, watermark);
+	table->look_at = begin + LOOK_PAUSE * (GetCurrentTimestamp() - begin - saver->moving);
+	saver_end(saver);
+	/* moving the others into new memory is worth its while when they are the fewer */
+	for (int i = 0; i < table->nwindows; i++)
+		if (table->windows[i]->ngone > table->windows[i]->nentries / 2)
+			window_rebuild(table, table->windows[i]);
+}
+
 /*
  * When the groups take more than half of the pipeline's memory, move about half of them into the store: those that
  * were not touched for longest.
@@ -763,18 +855,18 @@ move_window(Saver *saver, Window *window, uint32 age)
 void
 stored_move_cold(GroupTable *table)
 {
+	ColdRule rule = {.watermark = DT_NOBEGIN};
 	Saver *saver;
-	uint32 age;
 	Size left;
 
 	if (!table->hashable || table->spec->nkeys == 0 ||
 		MemoryContextMemAllocated(table->context, true) <= table->move_at)
 		return;
-	age = median_age(table);
+	rule.age = median_age(table);
 	/* private groups are at one place only */
 	saver = saver_begin(table, true);
 	for (int i = 0; i < table->nwindows; i++)
-		if (move_window(saver, table->windows[i], age))
+		if (move_window(saver, table->windows[i], &rule))
 			window_rebuild(table, table->windows[i]);
 	saver_end(saver);
 	/* where little could be moved, don't try again at once */
