@@ -105,6 +105,7 @@ window_get(GroupTable *table, TimestampTz start)
 	window->end = spec->kind == WINDOW_NONE ? DT_NOEND : window_end(spec, start);
 	window->close = close_time(spec, window->end);
 	window->stored_to = DT_NOBEGIN;
+	window->learnt = PG_UINT64_MAX;
 	window_init(table, window);
 
 	if (table->nwindows == table->max_windows)

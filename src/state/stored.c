@@ -25,6 +25,8 @@
 #define SAVE_GROUPS 1000
 /* cold groups that are put in order together: the more, the less they are scattered over the index */
 #define MOVE_GROUPS 65536
+/* stored groups of which the filter learns in one go, more or less */
+#define LEARN_GROUPS 1000
 /* how many times as long as a look for groups whose bin has passed took, until the next one */
 #define LOOK_PAUSE 20
 
@@ -66,6 +68,16 @@ bucket_key(const GroupTable *table, TimestampTz window, uint64 hash)
 	return make_key(table, KIND_GROUPS, window, hash, sizeof(StoredKey));
 }
 
+/* Behind all buckets of a window. */
+static bytea *
+end_key(const GroupTable *table, TimestampTz window)
+{
+	Datum last = PointerGetDatum(bucket_key(table, window, PG_UINT64_MAX));
+
+	/* longer than the last key */
+	return DatumGetByteaPP(DirectFunctionCall2(byteacat, last, last));
+}
+
 static bytea *
 count_key(const GroupTable *table, TimestampTz window)
 {
@@ -92,7 +104,7 @@ typedef struct Saver
 	StoredGroup groups[SAVE_GROUPS];
 	int ngroups;
 	Size bytes;
-	int64 moving; /* microseconds that move_entries() took */
+	int64 moving; /* microseconds that move_groups() took */
 	MemoryContext context;
 } Saver;
 
@@ -245,6 +257,7 @@ read_count(const StoredGroup *stored, void *arg)
 	window = window_get(table, start);
 	window->nstored = count;
 	window->stored_to = stored_to;
+	window->learnt = 0;
 	table->nstored += count;
 }
 
@@ -391,9 +404,10 @@ enlarge_wanted(WantedList *list)
 
 /* Note that a bucket is wanted, if it is stored and not in memory. */
 static void
-want(WantedList *list, const Window *window, uint64 hash)
+want(const GroupTable *table, WantedList *list, const Window *window, uint64 hash)
 {
-	if (window->nstored == 0 || in_memory(window, hash, false))
+	if (window->nstored == 0 || stored_filter_lacks(table, window, hash) ||
+		in_memory(window, hash, false))
 		return;
 	/* rows that enter many windows want the same ones over and over: what is noted must not grow with the rows */
 	if (list->n == list->max)
@@ -417,6 +431,44 @@ fetch_wanted(GroupTable *table, WantedList *list)
 	pfree(list->buckets);
 }
 
+/* A StoredGroupReader: a bucket of which the filter didn't know. */
+static void
+learn_bucket(const StoredGroup *stored, void *arg)
+{
+	TimestampTz start;
+	uint64 hash;
+
+	read_key(stored->key, &start, &hash);
+	stored_filter_add(arg, window_find(arg, start), hash);
+}
+
+/* Tell the filter of some stored groups of which it doesn't know, for there is always something else to do. */
+static void
+learn_stored(GroupTable *table)
+{
+	for (int i = 0; i < table->nwindows; i++)
+	{
+		Window *window = table->windows[i];
+		uint64 step;
+		uint64 next;
+		MemoryContext old;
+
+		if (window->nstored == 0 || window->learnt == PG_UINT64_MAX)
+			continue;
+		step = PG_UINT64_MAX / (window->nstored / LEARN_GROUPS + 1);
+		next = window->learnt < PG_UINT64_MAX - step ? window->learnt + step : PG_UINT64_MAX;
+		old = MemoryContextSwitchTo(table->temp);
+		stored_groups_scan_keys(table->query, bucket_key(table, window->start, window->learnt),
+								next < PG_UINT64_MAX ? bucket_key(table, window->start, next)
+													 : end_key(table, window->start),
+								learn_bucket, table);
+		MemoryContextSwitchTo(old);
+		MemoryContextReset(table->temp);
+		window->learnt = next;
+		return;
+	}
+}
+
 /* Is the bin of a row later than all that are stored? */
 static inline bool
 is_beyond_stored(const GroupTable *table, const Window *window, const InputRows *rows, int row)
@@ -438,6 +490,8 @@ stored_fetch(GroupTable *table, const InputRows *rows, TimestampTz closed)
 
 	if (table->shared)
 		stored_refresh(table);
+	else
+		learn_stored(table);
 	for (int row = 0; row < rows->nrows && table->nstored > 0; row++)
 	{
 		bool late;
@@ -445,7 +499,7 @@ stored_fetch(GroupTable *table, const InputRows *rows, TimestampTz closed)
 
 		for (int k = 0; k < n; k++)
 			if (!is_beyond_stored(table, table->entered[k], rows, row))
-				want(&wanted, table->entered[k], table->hashes[row]);
+				want(table, &wanted, table->entered[k], table->hashes[row]);
 	}
 	fetch_wanted(table, &wanted);
 }
@@ -465,7 +519,7 @@ stored_fetch_like(GroupTable *table, const GroupTable *source)
 
 		for (uint64 i = 0; window != NULL && i <= like->mask; i++)
 			if (like->slots[i].entry != NULL)
-				want(&wanted, window, like->slots[i].hash);
+				want(table, &wanted, window, like->slots[i].hash);
 	}
 	fetch_wanted(table, &wanted);
 }
@@ -522,12 +576,7 @@ slice_bounds(const GroupTable *table, const Window *window, bytea **from, bytea 
 	if (next < UINT64CONST(1) << window->slice_bits)
 		*to = bucket_key(table, window->start, next << shift);
 	else
-	{
-		/* longer than the last key */
-		*to = make_key(table, KIND_GROUPS, window->start, PG_UINT64_MAX, sizeof(StoredKey));
-		*to = DatumGetByteaPP(
-			DirectFunctionCall2(byteacat, PointerGetDatum(*to), PointerGetDatum(*to)));
-	}
+		*to = end_key(table, window->start);
 }
 
 /*
@@ -597,13 +646,13 @@ stored_drop_window(GroupTable *table, Window *window)
 /* ------------------------------------------------------------------ checkpoints */
 
 static int
-compare_entries(const void *a, const void *b)
+compare_slots(const void *a, const void *b)
 {
-	const Entry *left = *(Entry *const *) a;
-	const Entry *right = *(Entry *const *) b;
+	const HashSlot *left = a;
+	const HashSlot *right = b;
 
-	if (left->group.hash != right->group.hash)
-		return left->group.hash < right->group.hash ? -1 : 1;
+	if (left->hash != right->hash)
+		return left->hash < right->hash ? -1 : 1;
 	return 0;
 }
 
@@ -613,24 +662,27 @@ save_window(Saver *saver, Window *window)
 {
 	int64 n = 0;
 	int64 max = window->nentries;
-	Entry **entries = MemoryContextAllocHuge(saver->table->context, sizeof(Entry *) * max);
+	HashSlot *slots = MemoryContextAllocHuge(saver->table->context, sizeof(HashSlot) * max);
 
 	for (Entry *entry = window->unsaved.head; entry != NULL; entry = entry->next_unsaved)
-		entries[n++] = entry;
-	qsort(entries, n, sizeof(Entry *), compare_entries);
+	{
+		slots[n].hash = entry->group.hash;
+		slots[n++].entry = entry;
+	}
+	qsort(slots, n, sizeof(HashSlot), compare_slots);
 	for (int64 i = 0; i < n; i++)
 	{
-		bool is_stored = (entries[i]->group.flags & ENTRY_STORED) != 0;
-		bool is_gone = (entries[i]->group.flags & ENTRY_GONE) != 0;
+		bool is_stored = (slots[i].entry->group.flags & ENTRY_STORED) != 0;
+		bool is_gone = (slots[i].entry->group.flags & ENTRY_GONE) != 0;
 
-		if (i == 0 || entries[i]->group.hash != entries[i - 1]->group.hash)
-			save_bucket(saver, window, entries[i]->group.hash);
+		if (i == 0 || slots[i].hash != slots[i - 1].hash)
+			save_bucket(saver, window, slots[i].hash);
 		if (is_stored && is_gone)
 			count_stored(saver->table, window, -1);
 		else if (!is_stored && !is_gone)
 			count_stored(saver->table, window, 1);
 	}
-	pfree(entries);
+	pfree(slots);
 }
 
 /* Save what changed of a merged query, and forget all groups: others may change them after the commit. */
@@ -755,20 +807,20 @@ is_cold(const GroupTable *table, const Window *window, uint64 hash, const ColdRu
 
 /* Move the buckets of these groups into the store, in the order of their keys. */
 static void
-move_entries(Saver *saver, Window *window, Entry **entries, int n)
+move_groups(Saver *saver, Window *window, HashSlot *cold, int n)
 {
 	GroupTable *table = saver->table;
 	TimestampTz begin = GetCurrentTimestamp();
 
-	qsort(entries, n, sizeof(Entry *), compare_entries);
-	for (int e = 0; e < n; e++)
+	qsort(cold, n, sizeof(HashSlot), compare_slots);
+	for (int k = 0; k < n; k++)
 	{
-		uint64 hash = entries[e]->group.hash;
+		uint64 hash = cold[k].hash;
 
-		/* a group of the same bucket was here before */
-		if ((entries[e]->group.flags & ENTRY_GONE) != 0)
+		if (k > 0 && hash == cold[k - 1].hash)
 			continue;
 		count_stored(table, window, save_bucket(saver, window, hash));
+		stored_filter_add(table, window, hash);
 		for (uint64 i = hash & window->mask; window->slots[i].entry != NULL;
 			 i = (i + 1) & window->mask)
 			if (window->slots[i].hash == hash &&
@@ -783,7 +835,7 @@ static bool
 move_window(Saver *saver, Window *window, const ColdRule *rule)
 {
 	GroupTable *table = saver->table;
-	Entry **cold = MemoryContextAlloc(table->context, sizeof(Entry *) * MOVE_GROUPS);
+	HashSlot *cold = MemoryContextAlloc(table->context, sizeof(HashSlot) * MOVE_GROUPS);
 	bool moved = false;
 	int n = 0;
 
@@ -794,14 +846,14 @@ move_window(Saver *saver, Window *window, const ColdRule *rule)
 		if (entry == NULL || (entry->group.flags & ENTRY_GONE) != 0 ||
 			!is_cold(table, window, window->slots[slot].hash, rule))
 			continue;
-		cold[n++] = entry;
+		cold[n++] = window->slots[slot];
 		moved = true;
 		if (n < MOVE_GROUPS)
 			continue;
-		move_entries(saver, window, cold, n);
+		move_groups(saver, window, cold, n);
 		n = 0;
 	}
-	move_entries(saver, window, cold, n);
+	move_groups(saver, window, cold, n);
 	pfree(cold);
 	return moved;
 }

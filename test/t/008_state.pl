@@ -91,8 +91,12 @@ sub done { my ($name) = @_; return is($pg->query("SELECT velo.wait('$name', '60 
 	# all of them, some again, and all again in another order; with a crash after each
 	for my $keys ([ 1 .. 4000 ], [ map { 7 * $_ } 1 .. 300 ], [ reverse 1 .. 4000 ])
 	{
-		produce('cold', map { [ 0, $_, 0 ] } @$keys);
-		done('moved');
+		# in parts, so that groups move between them
+		while (my @part = splice @$keys, 0, 1000)
+		{
+			produce('cold', map { [ 0, $_, 0 ] } @part);
+			done('moved');
+		}
 		cmp_ok($pg->query($stored), '>', 1000, 'groups, long and short, are stored');
 		$pg->kill9;
 		$pg->start;
