@@ -760,17 +760,25 @@ close_passed_windows(Pipeline *pipeline, TimestampTz watermark, TimestampTz unti
 	}
 }
 
-/* Windows that event time has passed are closed. */
-static void
+/*
+ * Windows that event time has passed are closed.  Returns the query's watermark, if its groups have anything to do with
+ * it; else DT_NOBEGIN.
+ */
+static TimestampTz
 settle_windows(Pipeline *pipeline, TimestampTz until)
 {
-	TimestampTz now = GetCurrentTimestamp();
+	const GroupingSpec *grouping = pipeline->plan->grouped->grouping;
+	TimestampTz now;
+	TimestampTz watermark;
 
-	if (!pipeline->query->windowed)
-		return;
+	if (!pipeline->query->windowed && grouping->bin.kind == WINDOW_NONE)
+		return DT_NOBEGIN;
+	now = GetCurrentTimestamp();
 	update_idleness(pipeline, now);
-	if (!pipeline->query->merged || all_groups_are_shared(pipeline))
-		close_passed_windows(pipeline, query_watermark(pipeline, now), until);
+	watermark = query_watermark(pipeline, now);
+	if (pipeline->query->windowed && (!pipeline->query->merged || all_groups_are_shared(pipeline)))
+		close_passed_windows(pipeline, watermark, until);
+	return watermark;
 }
 
 static bool
@@ -864,7 +872,7 @@ fold_private_groups(Pipeline *pipeline)
 		MemoryContextSwitchTo(pipeline->round_context);
 		emit_changed(pipeline);
 		/* the shared groups leave memory, which those of the next pipeline may need */
-		group_table_checkpoint(pipeline->groups);
+		group_table_checkpoint(pipeline->groups, DT_NOBEGIN);
 	}
 }
 
@@ -922,6 +930,7 @@ transaction(Pipeline *pipeline)
 	int records = total_records(pipeline);
 	int64 processed = 0;
 	bool proven;
+	TimestampTz watermark = DT_NOBEGIN;
 	TimestampTz stage_start;
 
 	begin_transaction();
@@ -982,7 +991,7 @@ transaction(Pipeline *pipeline)
 	until = pipeline->failed == NULL ? GetCurrentTimestamp() + interval : DT_NOEND;
 	pipeline->closing = false;
 	if (pipeline->groups != NULL)
-		settle_windows(pipeline, until);
+		watermark = settle_windows(pipeline, until);
 	if (pipeline->failed == NULL)
 		pipeline->all_stopped = finish_if_stopped(pipeline, until);
 	if (pipeline->groups != NULL)
@@ -990,7 +999,7 @@ transaction(Pipeline *pipeline)
 	pipeline->stage = STAGE_COMMIT;
 	stage_start = GetCurrentTimestamp();
 	if (pipeline->groups != NULL)
-		group_table_checkpoint(pipeline->groups);
+		group_table_checkpoint(pipeline->groups, watermark);
 	save_partitions(pipeline);
 	pipeline->counters.closed = pipeline->closed;
 	pipeline->counters.written = pipeline->written;

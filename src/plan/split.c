@@ -548,10 +548,11 @@ make_collected_query(Collector *collector, List *aggrefs, TupleDesc *relation)
 /* ------------------------------------------------------------------ grouping */
 
 static void
-describe_keys(Splitter *splitter, GroupingSpec *grouping)
+describe_keys(Splitter *splitter, const ContinuousQuery *query, GroupingSpec *grouping)
 {
 	ListCell *cell;
 
+	grouping->bin = query->bin;
 	grouping->nkeys = list_length(splitter->key_items);
 	grouping->keys = palloc0_array(KeySpec, grouping->nkeys);
 	foreach (cell, splitter->key_items)
@@ -565,6 +566,8 @@ describe_keys(Splitter *splitter, GroupingSpec *grouping)
 		key->type = exprType((Node *) tle->expr);
 		key->collation = exprCollation((Node *) tle->expr);
 		key->eqop = item->eqop;
+		if (item->tleSortGroupRef == query->bin_ref)
+			grouping->bin_key = foreach_current_index (cell);
 	}
 }
 
@@ -693,7 +696,7 @@ plan_grouped(ContinuousPlan *result, Query *query)
 	plan->grouping = grouping;
 	plan->result = result->result;
 	grouping->window = continuous->window;
-	describe_keys(&splitter, grouping);
+	describe_keys(&splitter, continuous, grouping);
 	output = make_output_query(&splitter, &plan->output_relation);
 	describe_aggregates(&splitter, plan);
 	describe_result_key(&splitter, continuous, plan);

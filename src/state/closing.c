@@ -107,30 +107,25 @@ divide(GroupTable *table, Leaving *groups, int64 n)
 	}
 }
 
-/* Put the groups before "end" in their places. */
+/* Put the next groups in their places: those of the nearest stretch, once it is short. */
 static void
-sort_until(GroupTable *table, ClosingOrder *order, int64 end)
+sort_more(GroupTable *table, ClosingOrder *order)
 {
+	Leaving *stretch = &order->groups[order->sorted];
 	MemoryContext old = MemoryContextSwitchTo(table->temp);
+	int64 n;
 
-	while (order->sorted < end)
+	while ((n = order->ends[order->nends - 1] - order->sorted) > SORTED_AT_ONCE &&
+		   order->nends < MAX_STRETCHES)
 	{
-		Leaving *stretch = &order->groups[order->sorted];
-		int64 stretch_end = order->ends[order->nends - 1];
-		int64 n = stretch_end - order->sorted;
-
 		CHECK_FOR_INTERRUPTS();
-		if (n > SORTED_AT_ONCE && order->nends < MAX_STRETCHES)
-			order->ends[order->nends++] = order->sorted + divide(table, stretch, n);
-		else
-		{
-			qsort_arg(stretch, n, sizeof(Leaving), compare_for_qsort, table);
-			order->sorted = stretch_end;
-			order->nends--;
-		}
+		order->ends[order->nends++] = order->sorted + divide(table, stretch, n);
 		MemoryContextReset(table->temp);
 	}
+	qsort_arg(stretch, n, sizeof(Leaving), compare_for_qsort, table);
+	order->sorted = order->ends[--order->nends];
 	MemoryContextSwitchTo(old);
+	MemoryContextReset(table->temp);
 }
 
 /* The groups that a window has in memory, on their way out of it. */
@@ -198,21 +193,24 @@ group_table_has_closed(GroupTable *table, TimestampTz watermark)
 	return first_closed(table, watermark) != NULL;
 }
 
-/* The next groups of a window in memory, into table->result. */
+/* The next groups of a window in memory, into table->result; none only if there are none left. */
 static void
 take(GroupTable *table, Window *window, int max)
 {
 	ClosingOrder *order = window->order;
-	int64 end;
 
 	if (order == NULL)
 		order = window->order = order_create(table, window);
-	end = Min(order->taken + max, order->ngroups);
-	sort_until(table, order, end);
-	while (order->taken < end)
+	while (table->nresult < max && order->taken < order->ngroups)
 	{
-		Entry *entry = order->groups[order->taken++].entry;
+		Entry *entry;
 
+		if (order->taken == order->sorted)
+			sort_more(table, order);
+		entry = order->groups[order->taken++].entry;
+		/* it may have been moved to the stored ones meanwhile */
+		if ((entry->group.flags & ENTRY_GONE) != 0)
+			continue;
 		/* as if it were already in that list: whatever its emission touches, there is nothing to save */
 		if (!table->shared)
 			entry->group.flags |= ENTRY_UNSAVED;
