@@ -260,7 +260,7 @@ sub closing
 	# of today, which is later than the records
 	my ($status, undef, $err) = run_command('', $bench->load_command('hour', 1, rate => 1000));
 	die "load: $err" if $status;
-	wait_for(sub { $pg->query('SELECT count(*) FROM (SELECT FROM bench LIMIT 1) AS b') > 0 }, 120) or die "the window does not close\n";
+	die "the window does not close\n" unless $pg->query(q{SELECT velo.wait('bench', '2 min')}) eq 't';
 	printf "* %d groups in a window of EMIT FINAL: closed and written in %.1f s\n", $pg->query('SELECT count(*) FROM bench'), time - $started;
 	$pg->query(q{SELECT velo.drop_query('bench')});
 	return;
