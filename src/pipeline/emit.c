@@ -338,6 +338,6 @@ close_windows(Pipeline *pipeline, TimestampTz watermark, TimestampTz until)
 {
 	while (close_set(pipeline, watermark))
 		if (until != DT_NOEND && (GetCurrentTimestamp() >= until || is_waited_for(pipeline)))
-			return !group_table_has_closed(pipeline->groups, watermark);
+			return group_table_count_closed(pipeline->groups, watermark) == 0;
 	return true;
 }

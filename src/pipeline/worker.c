@@ -5,7 +5,8 @@
  * One transaction is the exactly-once protocol: results, changed state and offsets commit together or not at all.  It
  * takes as many batches as come within the commit interval and ends earlier when the pipeline has caught up.  No
  * transaction or snapshot is held while waiting for Kafka.  Windows of many groups close in the course of several
- * transactions, each of which spends a commit interval on that at most, beside the records that come meanwhile.
+ * transactions, each of which spends a commit interval on that at most, beside the records that come meanwhile.  If those
+ * close windows faster than they are written, no more are read until it is down to one.
  *
  * Memory has two truths, the catalog's and the worker's.  After a commit they agree.  After an abort the worker's is
  * thrown away and taken from the catalog again: groups are loaded from the last checkpoint, sources go back to the
@@ -757,6 +758,7 @@ close_passed_windows(Pipeline *pipeline, TimestampTz watermark, TimestampTz unti
 		/* up to the first that is still there */
 		pipeline->written = group_table_next_close(pipeline->groups) - 1;
 		pipeline->closing = true;
+		pipeline->behind = group_table_count_closed(pipeline->groups, watermark) > 1;
 	}
 }
 
@@ -927,7 +929,7 @@ transaction(Pipeline *pipeline)
 	int64 interval = query->options.commit_interval * (int64) US_PER_MS;
 	TimestampTz until = GetCurrentTimestamp() + interval;
 	int enough = Max(1, query->options.batch_size / 4);
-	int records = total_records(pipeline);
+	int records = pipeline->behind ? 0 : total_records(pipeline);
 	int64 processed = 0;
 	bool proven;
 	TimestampTz watermark = DT_NOBEGIN;
@@ -989,7 +991,7 @@ transaction(Pipeline *pipeline)
 		emit_changed(pipeline);
 	/* what is left to close then goes on in the next transaction, if there is one */
 	until = pipeline->failed == NULL ? GetCurrentTimestamp() + interval : DT_NOEND;
-	pipeline->closing = false;
+	pipeline->closing = pipeline->behind = false;
 	if (pipeline->groups != NULL)
 		watermark = settle_windows(pipeline, until);
 	if (pipeline->failed == NULL)
@@ -1241,7 +1243,8 @@ pipeline_run(Oid query, int number, int generation)
 	while (!told_to_stop() && !pipeline->all_stopped && pipeline->failed == NULL)
 	{
 		yield_if_asked();
-		(void) gather(pipeline);
+		if (!pipeline->behind)
+			(void) gather(pipeline);
 		AcceptInvalidationMessages();
 		if (streams_are_stale || settings_changed() || !watch_sources(pipeline))
 			break;

@@ -111,6 +111,7 @@ typedef struct Pipeline
 	bool unproven;
 	bool due;     /* a transaction is wanted though no record came */
 	bool closing; /* so is another one, for the last has written a part of what closes */
+	bool behind;  /* and more than one window waits for that: no records are read meanwhile */
 	bool folded; /* of a merged query: this pipeline has shared its share of groups that were not */
 	bool all_shared;       /* of a merged query: no pipeline has groups of its own any more */
 	bool in_shared_groups; /* see enter_shared_groups(); of the running transaction */

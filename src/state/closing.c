@@ -187,10 +187,15 @@ first_closed(GroupTable *table, TimestampTz watermark)
 	return NULL;
 }
 
-bool
-group_table_has_closed(GroupTable *table, TimestampTz watermark)
+int
+group_table_count_closed(GroupTable *table, TimestampTz watermark)
 {
-	return first_closed(table, watermark) != NULL;
+	int n = 0;
+
+	if (first_closed(table, watermark) != NULL)
+		while (n < table->nwindows && window_is_closed(table->windows[n], watermark))
+			n++;
+	return n;
 }
 
 /* The next groups of a window in memory, into table->result; none only if there are none left. */

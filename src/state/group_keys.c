@@ -229,21 +229,28 @@ keys_equal(GroupTable *table, const Entry *entry, const Datum *keys, const bool 
 
 /* ------------------------------------------------------------------ order */
 
-static void
-order_init(SortSupport order, MemoryContext context, const KeySpec *key, bool abbreviate)
+/* In the current memory context. */
+static SortSupport
+order_create(const KeySpec *keys, int nkeys, bool abbreviate)
 {
-	TypeCacheEntry *type = lookup_type_cache(key->type, TYPECACHE_LT_OPR);
+	SortSupport order = palloc0(sizeof(SortSupportData) * nkeys);
 
-	/* results have unique indexes on the keys, so this is hardly possible */
-	if (!OidIsValid(type->lt_opr))
-		ereport(ERROR, (errcode(ERRCODE_UNDEFINED_FUNCTION),
-						errmsg("could not identify an ordering operator for type %s",
-							   format_type_be(key->type))));
-	order->ssup_cxt = context;
-	order->ssup_collation = key->collation;
-	order->ssup_attno = 1;
-	order->abbreviate = abbreviate;
-	PrepareSortSupportFromOrderingOp(type->lt_opr, order);
+	for (int i = 0; i < nkeys; i++)
+	{
+		TypeCacheEntry *type = lookup_type_cache(keys[i].type, TYPECACHE_LT_OPR);
+
+		/* results have unique indexes on the keys, so this is hardly possible */
+		if (!OidIsValid(type->lt_opr))
+			ereport(ERROR, (errcode(ERRCODE_UNDEFINED_FUNCTION),
+							errmsg("could not identify an ordering operator for type %s",
+								   format_type_be(keys[i].type))));
+		order[i].ssup_cxt = CurrentMemoryContext;
+		order[i].ssup_collation = keys[i].collation;
+		order[i].ssup_attno = i + 1;
+		order[i].abbreviate = abbreviate;
+		PrepareSortSupportFromOrderingOp(type->lt_opr, &order[i]);
+	}
+	return order;
 }
 
 /* Before anything is asked about the order. */
@@ -251,15 +258,14 @@ void
 keys_order_init(GroupTable *table)
 {
 	const GroupingSpec *spec = table->spec;
+	MemoryContext old;
 
 	if (table->key_order != NULL || spec->nkeys == 0)
 		return;
-	table->lead_order = MemoryContextAllocZero(table->context, sizeof(SortSupportData));
-	order_init(table->lead_order, table->context, &spec->keys[0], true);
-	table->key_order =
-		MemoryContextAllocZero(table->context, sizeof(SortSupportData) * spec->nkeys);
-	for (int i = 0; i < spec->nkeys; i++)
-		order_init(&table->key_order[i], table->context, &spec->keys[i], false);
+	old = MemoryContextSwitchTo(table->context);
+	table->lead_order = order_create(&spec->keys[0], 1, true);
+	table->key_order = order_create(spec->keys, spec->nkeys, false);
+	MemoryContextSwitchTo(old);
 }
 
 /* What keys_compare_leads() wants of a group, without another look at it. */

@@ -238,8 +238,8 @@ extern void group_table_drop_closed(GroupTable *table);
  */
 extern bool group_table_drop_unseen(GroupTable *table, TimestampTz watermark, int max);
 
-/* Is there anything left of windows with end + grace <= watermark? */
-extern bool group_table_has_closed(GroupTable *table, TimestampTz watermark);
+/* Of how many windows with end + grace <= watermark is anything left? */
+extern int group_table_count_closed(GroupTable *table, TimestampTz watermark);
 
 /* The least time at which a window of the table closes; DT_NOEND if none is open. */
 extern TimestampTz group_table_next_close(GroupTable *table);
