@@ -17,6 +17,7 @@
 #include "jit/jit.h"
 #include "nodes/makefuncs.h"
 #include "nodes/nodeFuncs.h"
+#include "optimizer/cost.h"
 #include "optimizer/optimizer.h"
 #include "optimizer/tlist.h"
 #include "parser/parsetree.h"
@@ -107,15 +108,30 @@ record_var(Query *query)
 
 /* ------------------------------------------------------------------ planning */
 
+/* what a page of a look-up table costs, as a share of seq_page_cost: each batch reads it, so it is in memory */
+#define CACHED_PAGE_COST 0.05
+
 static PlannedStmt *
 plan_query(Query *query)
 {
+	double set_seq_page_cost = seq_page_cost;
+	double set_random_page_cost = random_page_cost;
 	PlannedStmt *plan;
 
 	query->querySource = QSRC_ORIGINAL;
 	query->canSetTag = true;
-	/* no parallel workers: they don't see the batch */
-	plan = pg_plan_query(query, "", 0, NULL);
+	PG_TRY();
+	{
+		seq_page_cost = random_page_cost = set_seq_page_cost * CACHED_PAGE_COST;
+		/* no parallel workers: they don't see the batch */
+		plan = pg_plan_query(query, "", 0, NULL);
+	}
+	PG_FINALLY();
+	{
+		seq_page_cost = set_seq_page_cost;
+		random_page_cost = set_random_page_cost;
+	}
+	PG_END_TRY();
 	plan->jitFlags = PGJIT_NONE; /* would be compiled anew for every batch */
 	return plan;
 }
