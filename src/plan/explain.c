@@ -193,7 +193,8 @@ explain_state(const Plan *plan, ExplainState *es)
 static void
 explain_evaluation(ContinuousPlan *plan, List *context, ExplainState *es)
 {
-	InputPlan *input = input_plan_create(plan->input, plan->record_column, plan->query->windowed);
+	InputPlan *input = input_plan_create(plan->input, plan->input_records, NULL,
+										 plan->record_column, plan->query->windowed);
 	List *shown = NIL;
 	ListCell *cell;
 
