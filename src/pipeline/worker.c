@@ -124,7 +124,8 @@ make_plan(Pipeline *pipeline)
 	old = MemoryContextSwitchTo(pipeline->plan_context);
 	plan_is_stale = false;
 	pipeline->plan = continuous_plan(continuous_load(pipeline->query));
-	pipeline->input = input_plan_create(pipeline->plan->input, pipeline->plan->record_column,
+	pipeline->input = input_plan_create(pipeline->plan->input, pipeline->plan->input_records,
+										pipeline->plan->input_of_few, pipeline->plan->record_column,
 										pipeline->query->windowed);
 	if (pipeline->plan->grouped != NULL)
 		pipeline->emitter = emitter_create(pipeline->plan->grouped);

@@ -58,6 +58,9 @@ typedef struct ContinuousPlan
 	int nstreams;
 	StreamUse *streams; /* in the order of query->streams */
 	PlannedStmt *input;
+	int input_records; /* of each stream, that it was planned for */
+	/* the same for INPUT_FEW records, for which a look-up table is better not hashed; NULL: nothing is joined */
+	PlannedStmt *input_of_few;
 	int record_column;    /* 1-based column of the input's target list */
 	GroupedPlan *grouped; /* NULL: the input's rows are the result's */
 	TupleDesc result;     /* the result's columns, without junk */
