@@ -4,7 +4,7 @@
  *
  * A window of many groups is closed in the course of several transactions, so that records need not wait for it: see
  * pipeline/emit.c.  First what is in memory leaves, in the order of its keys: a result that is written in the order of its
- * index costs a third of what it costs in any other order, and the log needs no record of each group that has left, but
+ * index costs half of what it costs in any other order, and the log needs no record of each group that has left, but
  * one of how far the closing has come.  Then what is stored leaves, in the order of its hashes (stored.c).
  *
  * To put all groups of a window in order at once would take as long as a transaction may last, so no more of them are
