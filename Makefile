@@ -36,6 +36,8 @@ $(OBJS): $(wildcard src/*.h $(ROOMS:%=src/%/*.h))
 
 .PHONY: setup installed demo test bench bench-peers format
 
+BENCH_PROGRAMS = build/bench/bare_consumer build/bench/handwritten build/bench/load
+
 # what is missing of packages and jars (Debian)
 setup:
 	@PG_CONFIG=$(PG_CONFIG) test/setup.sh
@@ -51,12 +53,11 @@ demo: setup
 
 # TESTS="test/t/001_quickstart.pl ...": only these
 test: setup
-	@$(MAKE) -s installed
+	@$(MAKE) -s installed $(BENCH_PROGRAMS)
 	@$(MAKE) -s -C test/decode
 	@test/run.sh perl test/run.pl $(TESTS)
 
-BENCH_PROGRAMS = build/bench/bare_consumer build/bench/handwritten build/bench/load
-
+# BENCH='REGEXP': only the cases whose names match
 bench: setup
 	@$(MAKE) -s installed $(BENCH_PROGRAMS)
 	@test/run.sh perl bench/run.pl

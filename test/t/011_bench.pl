@@ -1,0 +1,37 @@
+# Every case of `make bench`, over few records: it runs, and each query's answer is PostgreSQL's own over the same records.
+# No figure counts here, but the cases must be right when they are measured.
+
+use strict;
+use warnings;
+
+use Test::More;
+use lib 'bench/lib';
+use Velo::Bench;
+use Velo::Bench::Single;
+use Velo::Bench::Table;
+use Velo::Kafka;
+
+plan skip_all => Velo::Kafka->missing if Velo::Kafka->missing;
+
+my $bench = Velo::Bench->new(records => 20_000, verify => 1, quiet => 1);
+
+for my $case (Velo::Bench::Table::cases())
+{
+	my $figures = eval { $bench->measure($case) };
+
+	ok($figures && defined $figures->{cpu}, $case->{name}) or diag $@;
+}
+for my $case (Velo::Bench::Single::cases())
+{
+	my @lines = eval { $case->{tell}->($bench, $case) };
+
+	ok(@lines, $case->{name}) or diag $@;
+}
+
+# such a test would notice: another question has another answer
+my ($case, $other) = (Velo::Bench::Table::cases())[ 2, 6 ];
+$bench->create_query('bench', $case);
+ok(!eval { $bench->verify('bench', $other); 1 }, 'wrong rows are noticed');
+like($@, qr/rows are other than PostgreSQL's/, 'and counted');
+
+done_testing;
