@@ -34,7 +34,7 @@ $(OBJS): $(wildcard src/*.h $(ROOMS:%=src/%/*.h))
 
 # ---------------------------------------------------------------- for users and developers
 
-.PHONY: setup installed demo test bench bench-peers format
+.PHONY: setup installed demo test bench bench-peers bench-stages format
 
 BENCH_PROGRAMS = build/bench/bare_consumer build/bench/handwritten build/bench/load
 
@@ -68,6 +68,11 @@ bench-peers:
 	@$(MAKE) -s installed $(BENCH_PROGRAMS) build/peers/streams/classes build/peers/flink/classes
 	@bash -o pipefail -c 'test/run.sh perl bench/peers/run.pl | tee build/bench-peers.md'
 	@bench/picture.pl build/bench-peers.md > bench/peers.svg
+
+# where the time of a pipeline goes; needs Linux's perf
+bench-stages: setup
+	@$(MAKE) -s installed $(BENCH_PROGRAMS)
+	@test/run.sh perl bench/stages.pl
 
 build/kafka_tool: test/kafka_tool.c
 	@mkdir -p $(@D)

@@ -110,9 +110,10 @@ CREATE FUNCTION memory_of(q text) RETURNS float8 LANGUAGE sql AS $$
 	FROM velo.pipelines WHERE query = q AND pid IS NOT NULL
 $$;
 
--- Watch a query until it has committed everything.
-CREATE FUNCTION drain(q text, total bigint, OUT rate float8, OUT half_rate float8, OUT cpu float8, OUT half_cpu float8,
-	OUT memory float8)
+-- Watch a query until it has committed everything.  A procedure, whose snapshots are short: an old one would keep row versions
+-- that the query replaces.
+CREATE PROCEDURE drain(q text, total bigint, INOUT rate float8 DEFAULT NULL, INOUT half_rate float8 DEFAULT NULL,
+	INOUT cpu float8 DEFAULT NULL, INOUT half_cpu float8 DEFAULT NULL, INOUT memory float8 DEFAULT NULL)
 LANGUAGE plpgsql AS $$
 DECLARE
 	committed bigint := 0;
@@ -138,6 +139,7 @@ BEGIN
 		END IF;
 		EXIT WHEN committed >= total;
 		PERFORM pg_sleep(0.02);
+		COMMIT;
 	END LOOP;
 	ended_at := clock_timestamp();
 	cpu_at_end := cpu_seconds_of(q);
@@ -261,7 +263,8 @@ sub cpu_of
 	return \%cpu;
 }
 
-sub create_query
+# The SQL that creates the query of a case, and watches it until it has committed so many records.
+sub creation
 {
 	my ($self, $name, $case) = @_;
 	my $text = $case->{query}->continuous($self->stream($case->{topic}, $case->{price}));
@@ -269,7 +272,21 @@ sub create_query
 	my $options = join ', ', map { qq("$_": "$options{$_}") } sort keys %options;
 	my $pipelines = $case->{pipelines} // 'NULL';
 
-	$self->server->query("SELECT velo.create_query('$name', \$query\$$text\$query\$, pipelines => $pipelines, options => '{$options}')");
+	return "SELECT velo.create_query('$name', \$query\$$text\$query\$, pipelines => $pipelines, options => '{$options}')";
+}
+
+sub draining
+{
+	my ($self, $name, $records) = @_;
+
+	return "CALL drain('$name', $records)";
+}
+
+sub create_query
+{
+	my ($self, $name, $case) = @_;
+
+	$self->server->query($self->creation($name, $case));
 	return;
 }
 
@@ -280,7 +297,7 @@ sub drain
 	my %figures;
 
 	@figures{qw(rate half_rate cpu half_cpu memory)} = map { length ? $_ : undef }
-	  split /\|/, $self->server->query("SET statement_timeout = 0; SELECT * FROM drain('$name', $records)"), -1;
+	  split /\|/, $self->server->query('SET statement_timeout = 0; ' . $self->draining($name, $records)), -1;
 	return \%figures;
 }
 
@@ -318,36 +335,45 @@ sub drop_query
 	return;
 }
 
-sub change_settings
+# What a case needs besides its topic, and the end of that.
+sub prepare
 {
-	my ($self, @statements) = @_;
+	my ($self, $case) = @_;
+	my $settings = $case->{settings} // {};
+	my $pg = $self->server;
 
-	$self->server->query("ALTER SYSTEM $_") for @statements;
-	$self->server->query('SELECT pg_reload_conf()') if @statements;
+	$case->{prepare}->($self) if $case->{prepare};
+	$pg->query("ALTER SYSTEM SET $_ = '$settings->{$_}'") for keys %$settings;
+	$pg->query('SELECT pg_reload_conf()');
+	$pg->query('CHECKPOINT');
 	return;
 }
 
-# Measure what $case describes; returns its figures.
-sub measure
+sub clean_up
 {
 	my ($self, $case) = @_;
-	my $records = $self->topic($case->{topic})->{records};
 
-	if ($case->{program})
-	{
-		my ($figures, $message) =
-		  $self->command("$ENV{VELO_BUILD}/bench/$case->{program}", $self->kafka->brokers, $case->{topic});
+	$self->server->query("ALTER SYSTEM RESET $_") for keys %{ $case->{settings} // {} };
+	$self->server->query('SELECT pg_reload_conf()');
+	return;
+}
 
-		$self->found($case->{found}, $message =~ /groups (\d+) records (\d+)/) if $case->{found};
-		return $figures;
-	}
+sub measure_program
+{
+	my ($self, $case) = @_;
+	my ($figures, $message) =
+	  $self->command("$ENV{VELO_BUILD}/bench/$case->{program}", $self->kafka->brokers, $case->{topic});
 
+	$self->found($case->{found}, $message =~ /groups (\d+) records (\d+)/) if $case->{found};
+	return $figures;
+}
+
+sub measure_query
+{
+	my ($self, $case, $records) = @_;
 	my $pg = $self->server;
-	my $settings = $case->{settings} // {};
 
-	$case->{prepare}->($self) if $case->{prepare};
-	$self->change_settings(map { "SET $_ = '$settings->{$_}'" } keys %$settings);
-	$pg->query('CHECKPOINT');
+	$self->prepare($case);
 	my $before = cpu_of(children($pg->{pid}));
 	$self->create_query('bench', $case);
 	my $figures = $self->drain('bench', $records);
@@ -361,8 +387,17 @@ sub measure
 	}
 	$self->verify('bench', $case) if $self->{verify};
 	$self->drop_query('bench');
-	$self->change_settings(map { "RESET $_" } keys %$settings);
+	$self->clean_up($case);
 	return $figures;
+}
+
+# Measure what $case describes; returns its figures.
+sub measure
+{
+	my ($self, $case) = @_;
+	my $records = $self->topic($case->{topic})->{records};
+
+	return $case->{program} ? $self->measure_program($case) : $self->measure_query($case, $records);
 }
 
 # CPU seconds of all of velo's processes so far, to the nanosecond.

@@ -19,8 +19,8 @@ my %topics = (
 	snappy => { compression => 'snappy' },
 	gzip => { compression => 'gzip' },
 	wide => { fields => 20 },
-	kilobyte => { fields => 55, records => 1_000_000, step => 5 },
-	ten_kilobytes => { fields => 555, records => 200_000, step => 25 },
+	kilobyte => { fields => 53, records => 1_000_000, step => 5 },
+	ten_kilobytes => { fields => 500, records => 200_000, step => 25 },
 	pair => { partitions => 2 },
 	sixteen => { partitions => 16 },
 	disordered => { disorder => 1000, symbols => 10 },
@@ -30,6 +30,13 @@ my %topics = (
 	hour => { symbols => 1_000_000, records => 3_000_000 },
 	restarted => { symbols => 1_000_000, records => 3_000_000 },
 	shared => { records => 1_000_000 });
+
+sub is_known
+{
+	my ($topic) = @_;
+
+	return exists $topics{$topic};
+}
 
 # The number of records of a topic and the options of the loader, with $scale times the records.
 sub describe
