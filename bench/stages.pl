@@ -248,13 +248,13 @@ sub print_functions
 	my ($name, $sum, $functions) = @_;
 
 	print "* $name\n";
-	for my $stage (grep { $functions->{$_} && $_ ne 'fetch' && $sum->{$_} >= 5 } @order)
+	for my $stage (grep { $_ ne 'fetch' && ($sum->{$_} // 0) >= 5 } @order)
 	{
-		my $of = $functions->{$stage};
-		my @greatest = (sort { $of->{$b} <=> $of->{$a} } keys %$of);
+		my $of = $functions->{$stage} // {};
+		my @greatest = grep { $of->{$_} >= 1 } sort { $of->{$b} <=> $of->{$a} } keys %$of;
 
-		@greatest = grep { $of->{$_} >= 1 } @greatest[ 0 .. ($#greatest < 7 ? $#greatest : 7) ];
-		printf "  * %s: %s\n", $stages{$stage}[0], join ', ', map { sprintf '`%s` %.0f', $_, $of->{$_} } @greatest;
+		splice @greatest, 8 if @greatest > 8;
+		printf "  * %s: %s\n", $stages{$stage}[0], join ', ', map { sprintf '`%s` %.0f', $_, $of->{$_} } @greatest if @greatest;
 	}
 	return;
 }

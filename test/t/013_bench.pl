@@ -1,5 +1,5 @@
 # Every case of `make bench`, over few records: it runs, and each query's answer is PostgreSQL's own over the same records.
-# No figure counts here, but the cases must be right when they are measured.
+# No figure counts here, but the cases must be right when they are measured.  And `make bench-stages`, where perf may be used.
 
 use strict;
 use warnings;
@@ -10,6 +10,7 @@ use Velo::Bench;
 use Velo::Bench::Single;
 use Velo::Bench::Table;
 use Velo::Kafka;
+use Velo::Process qw(run_command);
 
 plan skip_all => Velo::Kafka->missing if Velo::Kafka->missing;
 
@@ -33,5 +34,16 @@ my ($case, $other) = (Velo::Bench::Table::cases())[ 2, 6 ];
 $bench->create_query('bench', $case);
 ok(!eval { $bench->verify('bench', $other); 1 }, 'wrong rows are noticed');
 like($@, qr/rows are other than PostgreSQL's/, 'and counted');
+
+SKIP:
+{
+	skip 'perf is missing or may not observe processes', 2
+	  if (run_command('', 'perf', 'record', '-q', '-o', '/dev/null', '-e', 'task-clock:u', 'true'))[0];
+	local @ENV{qw(BENCH BENCH_RECORDS)} = ('^tumbling 5m, final$', 200_000);
+	my ($status, $out, $err) = run_command('', $^X, 'bench/stages.pl');
+
+	is($status, 0, 'bench-stages') or diag $err;
+	like($out, qr/^\| decode \| [1-9]/m, 'sees what decoding costs') or diag $out;
+}
 
 done_testing;
