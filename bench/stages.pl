@@ -15,6 +15,7 @@ use warnings;
 
 use FindBin;
 use lib "$FindBin::Bin/lib";
+use List::Util qw(sum);
 use Velo::Bench;
 use Velo::Bench::Report qw(circumstances);
 use Velo::Bench::Single;
@@ -190,7 +191,7 @@ sub fold
 {
 	my ($samples, $cpu, $records, $period) = @_;
 	my $ns = $period / $records;
-	my (%addresses, %sum, %functions, %library);
+	my (%addresses, %spent, %functions, %library);
 
 	for my $sample (@$samples)
 	{
@@ -213,16 +214,16 @@ sub fold
 		my @places = grep { defined } map { $_->[0] =~ m{/velo\.so$} ? $places->{ $_->[1] } : undef } @frames;
 		my $stage = stage_of($thread, \@frames, @places);
 
-		$sum{$stage} += $ns;
+		$spent{$stage} += $ns;
 		$functions{$stage}{ label_of(\@frames, $places[0]) } += $ns;
 	}
 
 	my %kernel;
 	$kernel{ /^rdk:/ ? 'fetch_kernel' : 'kernel' } += $cpu->{$_} / $records for keys %$cpu;
-	$kernel{fetch_kernel} -= $sum{$_} // 0 for qw(fetch decompress);
-	$kernel{kernel} -= $sum{$_} // 0 for grep { !/^(?:fetch|decompress)$/ } keys %sum;
-	$sum{$_} = $kernel{$_} for keys %kernel;
-	return (\%sum, \%functions);
+	$kernel{fetch_kernel} -= $spent{$_} // 0 for qw(fetch decompress);
+	$kernel{kernel} -= $spent{$_} // 0 for grep { !/^(?:fetch|decompress)$/ } keys %spent;
+	$spent{$_} = $kernel{$_} for keys %kernel;
+	return (\%spent, \%functions);
 }
 
 # ---------------------------------------------------------------- printing
@@ -232,26 +233,27 @@ sub print_table
 	my ($names, $sums) = @_;
 	my @shown = grep { my $stage = $_; grep { ($_->{$stage} // 0) >= 0.5 } @$sums } @order;
 
-	print '| ns per record |', map(" $_ |", @$names), " budget |\n";
+	print '| ns per record | budget |', map(" $_ |", @$names), "\n";
 	print '| --- |', ' ---: |' x (@$names + 1), "\n";
 	for my $stage (@shown)
 	{
-		print "| $stages{$stage}[0] |", map({ sprintf ' %.0f |', $_->{$stage} // 0 } @$sums), " $stages{$stage}[1] |\n";
+		print "| $stages{$stage}[0] | $stages{$stage}[1] |", map({ sprintf ' %.0f |', $_->{$stage} // 0 } @$sums), "\n";
 	}
-	print '| all threads |', map({ my $sum = $_; my $all = 0; $all += $_ for values %$sum; sprintf ' %.0f |', $all } @$sums), " |\n\n";
+	print '| all threads | |', map({ sprintf ' %.0f |', sum(values %$_) } @$sums), "\n\n";
 	return;
 }
 
-# The functions that take most in the pipeline's stages.
+# The functions that take most in the pipeline's stages, those of little account left out.
 sub print_functions
 {
 	my ($name, $sum, $functions) = @_;
+	my $little = sum(values %$sum) / 250;
 
 	print "* $name\n";
-	for my $stage (grep { $_ ne 'fetch' && ($sum->{$_} // 0) >= 5 } @order)
+	for my $stage (grep { $_ ne 'fetch' } @order)
 	{
 		my $of = $functions->{$stage} // {};
-		my @greatest = grep { $of->{$_} >= 1 } sort { $of->{$b} <=> $of->{$a} } keys %$of;
+		my @greatest = grep { $of->{$_} >= $little } sort { $of->{$b} <=> $of->{$a} } keys %$of;
 
 		splice @greatest, 8 if @greatest > 8;
 		printf "  * %s: %s\n", $stages{$stage}[0], join ', ', map { sprintf '`%s` %.0f', $_, $of->{$_} } @greatest if @greatest;
