@@ -6,9 +6,9 @@
 #	BENCH_RECORDS	records in the topic (5000000)
 #
 # A pipeline's threads are interrupted whenever they have spent another half a millisecond of CPU (two in long cases), from
-# their start on, and a sample of the stack is taken unless they are in the kernel.  What the threads spent in all, less the samples, was the
-# kernel's.  A sample counts for the stage whose code it finds on the stack, whatever that calls: hashing a key in
-# PostgreSQL's code is "groups" if state/ asked for it.
+# their start on, and a sample of the stack is taken unless they are in the kernel.  What the threads spent in all, less
+# the samples, was the kernel's.  A sample counts for the stage whose code it finds on the stack, whatever that calls:
+# hashing a key in PostgreSQL's code is "groups" if state/ asked for it.
 
 use strict;
 use warnings;

@@ -49,6 +49,7 @@ SKIP:
 	local @ENV{qw(BENCH BENCH_RECORDS)} = ('^tumbling 5m, final$', 200_000);
 	my ($status, $out, $err) = run_command('', $^X, 'bench/stages.pl');
 
+	skip 'velo was compiled without debugging information', 2 if $err =~ /no debugging information/;
 	is($status, 0, 'bench-stages') or diag $err;
 	like($out, qr/^\| decode \| 120-180 \| [1-9]/m, 'sees what decoding costs') or diag $out;
 }

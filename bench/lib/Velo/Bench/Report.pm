@@ -59,7 +59,8 @@ sub compare
 
 			$figures->{megabytes} = $figures->{rate} * $topic->{bytes} / $topic->{records} / 1e6 if $figures->{rate};
 			push @{ $values{$name}{$_} }, $figures->{$_} for keys %$figures;
-			$bench->progress('run %d: %-38s %10s records/s, %s CPU s/M', $run, $name, cell('%.0f', $figures->{rate}), cell('%.2f', $figures->{cpu}));
+			$bench->progress('run %d: %-38s %10s records/s, %s CPU s/M', $run, $name, cell('%.0f', $figures->{rate}),
+				cell('%.2f', $figures->{cpu}));
 		}
 	}
 
