@@ -765,20 +765,26 @@ close_passed_windows(Pipeline *pipeline, TimestampTz watermark, TimestampTz unti
 
 /*
  * Windows that event time has passed are closed.  Returns the query's watermark, if its groups have anything to do with
- * it; else DT_NOBEGIN.
+ * it; else DT_NOBEGIN.  As long as no records are read, event time stands still: nobody can know which partitions are idle.
  */
 static TimestampTz
 settle_windows(Pipeline *pipeline, TimestampTz until)
 {
 	const GroupingSpec *grouping = pipeline->plan->grouped->grouping;
-	TimestampTz now;
 	TimestampTz watermark;
 
 	if (!pipeline->query->windowed && grouping->bin.kind == WINDOW_NONE)
 		return DT_NOBEGIN;
-	now = GetCurrentTimestamp();
-	update_idleness(pipeline, now);
-	watermark = query_watermark(pipeline, now);
+	if (pipeline->behind)
+		watermark = pipeline->closed;
+	else
+	{
+		TimestampTz now = GetCurrentTimestamp();
+
+		update_idleness(pipeline, now);
+		watermark = query_watermark(pipeline, now);
+	}
+	pipeline->behind = false;
 	if (pipeline->query->windowed && (!pipeline->query->merged || all_groups_are_shared(pipeline)))
 		close_passed_windows(pipeline, watermark, until);
 	return watermark;
@@ -992,7 +998,7 @@ transaction(Pipeline *pipeline)
 		emit_changed(pipeline);
 	/* what is left to close then goes on in the next transaction, if there is one */
 	until = pipeline->failed == NULL ? GetCurrentTimestamp() + interval : DT_NOEND;
-	pipeline->closing = pipeline->behind = false;
+	pipeline->closing = false;
 	if (pipeline->groups != NULL)
 		watermark = settle_windows(pipeline, until);
 	if (pipeline->failed == NULL)

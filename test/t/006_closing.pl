@@ -385,4 +385,24 @@ for my $pipelines (1, 2)
 	$pg->query("SELECT velo.drop_query('$name')");
 }
 
+# While more than one window waits to be written, no records are read, and so no partition becomes idle: one that got a
+# record meanwhile holds event time back, however long that takes.
+{
+	create_stream('waiting', 2);
+	produce('waiting', [ 0, 'x', 135 ], (map { my $time = $_; map { [ 1, "k$_", $time ] } 1 .. 2000 } 0, 10), [ 1, 'x', 125 ]);
+	$pg->query('UPDATE allowed SET rows = (SELECT last_value FROM rows_seen)');
+	$pg->query("BEGIN; SELECT velo.create_query('behind', "
+		  . "'SELECT k, count(*) AS n FROM waiting WINDOW TUMBLING(10s) GRACE 100s GROUP BY k', pipelines => 1, "
+		  . q{options => '{"commit_interval": "1 ms", "idle_timeout": "500 ms"}'); }
+		  . 'CREATE TRIGGER seen AFTER INSERT ON behind FOR EACH ROW EXECUTE FUNCTION seen(); COMMIT');
+	ok($pg->wait_until(q{SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory')}), 'two windows close');
+	produce('waiting', [ 1, 'y', 26 ]);
+	my $now = $pg->query('SELECT clock_timestamp()');
+	$pg->wait_until("SELECT clock_timestamp() > timestamptz '$now' + '600 ms'");
+	$pg->query('UPDATE allowed SET rows = rows + 10000');
+	ok(wait_for_records('behind', 4003), 'records are read when they are written');
+	is(late('behind'), 0, 'none of which is late');
+	$pg->query(q{SELECT velo.drop_query('behind')});
+}
+
 done_testing;
