@@ -542,11 +542,12 @@ find_window(Analysis *analysis, Query *query)
 
 /* ------------------------------------------------------------------ date_bin and date_trunc */
 
-/* A zone that date_trunc() takes for a name, not for an abbreviation that has no history. */
+/* A zone that date_trunc() knows, and takes for a name, not for an abbreviation that has no history. */
 static bool
 is_zone_name(const char *zone)
 {
-	return strchr(zone, '/') != NULL || pg_strcasecmp(zone, "UTC") == 0;
+	return (strchr(zone, '/') != NULL || pg_strcasecmp(zone, "UTC") == 0) &&
+		   pg_tzset(zone) != NULL;
 }
 
 /* Describe date_trunc(field, ...) of a fixed length; false if it has none. */

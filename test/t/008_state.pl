@@ -146,6 +146,12 @@ sub done { my ($name) = @_; return is($pg->query("SELECT velo.wait('$name', '60 
 		$is_right->($_, 'after records of a minute that has passed') for sort keys %bins;
 	}
 	$pg->query(qq{SELECT velo.drop_query('$_')}) for sort keys %bins;
+
+	# there is no such zone, which is a matter between date_trunc() and each record
+	$pg->query(q{SELECT velo.create_query('nowhere', $$SELECT date_trunc('hour', ts, 'Mars/Base') AS hour, count(*) AS n FROM passing GROUP BY 1$$)});
+	done('nowhere');
+	is($pg->query(q{SELECT dead_letters = records_in AND records_in > 0 FROM velo.queries WHERE name = 'nowhere'}), 't', 'records in an unknown zone are bad');
+	$pg->query(q{SELECT velo.drop_query('nowhere')});
 }
 
 # ---------------------------------------------------------------- many groups that fail
