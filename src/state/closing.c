@@ -134,9 +134,11 @@ order_create(GroupTable *table, Window *window)
 {
 	MemoryContext context = window->context->ecxt_per_tuple_memory;
 	ClosingOrder *order = MemoryContextAllocZero(context, sizeof(ClosingOrder));
-	MemoryContext old = MemoryContextSwitchTo(table->temp);
+	MemoryContext old;
 
 	keys_order_init(table);
+	/* a type's abbreviation may enlarge its buffers in the current context, and wants them to stay */
+	old = MemoryContextSwitchTo(table->context);
 	order->groups =
 		MemoryContextAllocHuge(context, sizeof(Leaving) * Max(1, window->nentries - window->ngone));
 	for (uint64 i = 0; i <= window->mask; i++)
@@ -147,6 +149,7 @@ order_create(GroupTable *table, Window *window)
 
 		__builtin_prefetch(ahead);
 		__builtin_prefetch(ahead + table->keys_offset);
+		CHECK_FOR_INTERRUPTS();
 		if (entry == NULL || (entry->group.flags & ENTRY_GONE) != 0)
 			continue;
 		leaving->entry = entry;
@@ -157,7 +160,6 @@ order_create(GroupTable *table, Window *window)
 	/* groups that are about to leave are not worth moving, nor is what this takes for a while a reason to */
 	table->move_at = Max(table->move_at, table->memory_limit + table->memory_limit / 4);
 	MemoryContextSwitchTo(old);
-	MemoryContextReset(table->temp);
 	return order;
 }
 
