@@ -315,6 +315,7 @@ struct GroupTable
 	int64 nstored;               /* sum over the windows */
 	bool refreshed;              /* the windows know how many */
 	bloom_filter *stored_filter; /* NULL: not used so far */
+	int64 filter_told;           /* of how many groups it was told */
 
 	/* the log */
 	dlist_head chunks;
@@ -419,6 +420,8 @@ extern char *bytes_skip(StringInfo in, Size len);
 /* stored_filter.c */
 /* The table of one pipeline stores groups with this hash. */
 extern void stored_filter_add(GroupTable *table, const Window *window, uint64 hash);
+/* Begin a new filter if this one was told of too many groups that have left the store since. */
+extern void stored_filter_renew(GroupTable *table);
 /* Are there surely none stored? */
 extern bool stored_filter_lacks(const GroupTable *table, const Window *window, uint64 hash);
 

@@ -446,6 +446,7 @@ learn_bucket(const StoredGroup *stored, void *arg)
 static void
 learn_stored(GroupTable *table)
 {
+	stored_filter_renew(table);
 	for (int i = 0; i < table->nwindows; i++)
 	{
 		Window *window = table->windows[i];
