@@ -253,8 +253,8 @@ save_group(Relation rel, CatalogIndexState indexes, Oid query, const StoredGroup
 }
 
 /*
- * Add what isn't there yet, in one go but for long ones: when heap_multi_insert() moves values of a tuple out of line, the
- * one that the index entry is made for doesn't learn its place.
+ * Add what isn't there yet, in one go but for long ones: when heap_multi_insert() moves values of a tuple out of line,
+ * the one that the index entry is made for doesn't learn its place.
  */
 static void
 insert_groups(Relation rel, CatalogIndexState indexes, Oid query, const StoredGroup *groups,

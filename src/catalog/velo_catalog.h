@@ -281,8 +281,8 @@ extern void query_errors_are_of(int pipeline);
 extern void query_begin_run(Oid id);
 extern bool query_run_is_unproven(Oid id, int pipeline);
 /*
- * An unproven run is gone.  True if there was no failure before it: then it may begin anew at once, for it may well have
- * been somebody else who crashed or stopped the server; but it counts.
+ * An unproven run is gone.  True if there was no failure before it: then it may begin anew at once, for it may well
+ * have been somebody else who crashed or stopped the server; but it counts.
  */
 extern bool query_forgive_crash(Oid id, int pipeline);
 extern List *query_errors(Oid id); /* of QueryError */
@@ -294,13 +294,11 @@ extern void query_clear_errors(Oid id);
  */
 extern TimestampTz query_next_attempt(Oid id, int pipeline);
 extern void query_set_pipelines(Oid id, int npipelines);
-/*
- * From now on the groups of the query are shared; see query_forget_written().
- */
+/* From now on the groups of the query are shared; see query_forget_written(). */
 extern void query_set_merged(Oid id);
 /*
- * Groups of windows that have closed may come from elsewhere before they are written: nothing counts as written until some
- * pipeline has found that all is.  The caller has the query locked (query_lock()).
+ * Groups of windows that have closed may come from elsewhere before they are written: nothing counts as written until
+ * some pipeline has found that all is.  The caller has the query locked (query_lock()).
  */
 extern void query_forget_written(Oid id);
 
@@ -352,9 +350,9 @@ typedef struct StreamKeyClaim
 } StreamKeyClaim;
 
 /*
- * An exclusive query trusts the stream's key: no two pipelines meet the same value.  Note that "pipeline" has met these,
- * in ascending order and each once.  ereport(ERROR) with ERRCODE_UNIQUE_VIOLATION if another pipeline has met one of them;
- * waits for its transaction to end if that is running, which may end in a deadlock.
+ * An exclusive query trusts the stream's key: no two pipelines meet the same value.  Note that "pipeline" has met
+ * these, in ascending order and each once.  ereport(ERROR) with ERRCODE_UNIQUE_VIOLATION if another pipeline has met
+ * one of them; waits for its transaction to end if that is running, which may end in a deadlock.
  */
 extern void stream_keys_claim(Oid query, int pipeline, const StreamKeyClaim *claims, int nclaims);
 /* Forget the claims of generations before "first". */

@@ -76,13 +76,16 @@ extern TupleDesc input_plan_desc(InputPlan *plan);
  * Throws what an expression throws; then the rows appended so far are still there and belong to records before the
  * one at set->current_*, if input_plan_in_order().
  *
- * "vectorized", if the plan can be: a column at a time, which yields the same rows sooner.  What is thrown then need not be
- * of the first record that fails, and the rows appended so far are to be forgotten.
+ * "vectorized", if the plan can be: a column at a time, which yields the same rows sooner.  What is thrown then need
+ * not be of the first record that fails, and the rows appended so far are to be forgotten.
  */
 extern void input_plan_run(InputPlan *plan, BatchSet *set, bool vectorized, InputRows *rows);
 extern bool input_plan_in_order(InputPlan *plan);
 extern bool input_plan_can_vectorize(InputPlan *plan);
-/* Of one that can: the expressions, or parts of expressions, that PostgreSQL's executor evaluates row by row all the same. */
+/*
+ * Of one that can: the expressions, or parts of expressions, that PostgreSQL's executor evaluates row by row all the
+ * same.
+ */
 extern List *input_plan_row_by_row(InputPlan *plan);
 
 /* ------------------------------------------------------------------ emission */

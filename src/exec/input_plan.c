@@ -2,9 +2,9 @@
  * input_plan.c
  *		Runs the input plan of a continuous query over batches of records.
  *
- * The executor is started and ended per batch, so that snapshots, locks, rights and resource owners are PostgreSQL's own
- * business.  The rows that it yields are kept column by column in InputRows.  Values that a scan took straight from its
- * batch are not copied: a batch lives until its rows are applied.
+ * The executor is started and ended per batch, so that snapshots, locks, rights and resource owners are PostgreSQL's
+ * own business.  The rows that it yields are kept column by column in InputRows.  Values that a scan took straight from
+ * its batch are not copied: a batch lives until its rows are applied.
  *
  * Where the plan is nothing but scans of streams, the rows need not come one by one: see vector.h.
  */

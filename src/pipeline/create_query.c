@@ -98,8 +98,8 @@ check_sink(const char *sink)
 }
 
 /*
- * Where the query belongs: the schema that its name is qualified by, or else (NULL) the first of search_path.  No rights
- * are asked for here.
+ * Where the query belongs: the schema that its name is qualified by, or else (NULL) the first of search_path.  No
+ * rights are asked for here.
  */
 static char *
 schema_for_query(const char *qualifier)
@@ -284,8 +284,8 @@ integer_rank(Oid type)
 }
 
 /*
- * Two groups must not become the same row by being written: what is assigned to a key column must keep all of its value.
- * (varchar(n) refuses what is too long.)
+ * Two groups must not become the same row by being written: what is assigned to a key column must keep all of its
+ * value.  (varchar(n) refuses what is too long.)
  */
 static void
 check_key_column(Relation target, AttrNumber column, TargetEntry *entry)
@@ -314,8 +314,8 @@ check_key_column(Relation target, AttrNumber column, TargetEntry *entry)
 }
 
 /*
- * Is the index unique on exactly these columns, and equal by it what is equal as a group, so that ON CONFLICT can use it,
- * NULLs included?
+ * Is the index unique on exactly these columns, and equal by it what is equal as a group, so that ON CONFLICT can use
+ * it, NULLs included?
  */
 static bool
 index_suits_key(Relation target, Oid indexid, Bitmapset *key)

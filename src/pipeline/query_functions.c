@@ -90,8 +90,8 @@ check_options(Jsonb *json, const char *extra, QueryOptions *options)
 }
 
 /*
- * The query of that name, which the current user must own, for a function that changes it; locked against its pipelines.
- * "with_table": and the table that goes with it, before the query itself, as DROP ... CASCADE does.
+ * The query of that name, which the current user must own, for a function that changes it; locked against its
+ * pipelines.  "with_table": and the table that goes with it, before the query itself, as DROP ... CASCADE does.
  */
 static QueryInfo *
 open_query(const char *name, const char *function, bool with_table)

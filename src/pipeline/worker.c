@@ -1,12 +1,12 @@
 /*
  * worker.c
- *		The loop of a pipeline: poll outside any transaction; decode, evaluate, apply, write, checkpoint and commit in one.
+ *		The loop of a pipeline: poll outside any transaction; decode, evaluate, apply, write, checkpoint, commit in one.
  *
  * One transaction is the exactly-once protocol: results, changed state and offsets commit together or not at all.  It
  * takes as many batches as come within the commit interval and ends earlier when the pipeline has caught up.  No
  * transaction or snapshot is held while waiting for Kafka.  Windows of many groups close in the course of several
- * transactions, each of which spends a commit interval on that at most, beside the records that come meanwhile.  If those
- * close windows faster than they are written, no more are read until it is down to one.
+ * transactions, each of which spends a commit interval on that at most, beside the records that come meanwhile.  If
+ * those close windows faster than they are written, no more are read until it is down to one.
  *
  * Memory has two truths, the catalog's and the worker's.  After a commit they agree.  After an abort the worker's is
  * thrown away and taken from the catalog again: groups are loaded from the last checkpoint, sources go back to the
@@ -765,7 +765,8 @@ close_passed_windows(Pipeline *pipeline, TimestampTz watermark, TimestampTz unti
 
 /*
  * Windows that event time has passed are closed.  Returns the query's watermark, if its groups have anything to do with
- * it; else DT_NOBEGIN.  As long as no records are read, event time stands still: nobody can know which partitions are idle.
+ * it; else DT_NOBEGIN.  As long as no records are read, event time stands still: nobody can know which partitions are
+ * idle.
  */
 static TimestampTz
 settle_windows(Pipeline *pipeline, TimestampTz until)
@@ -835,8 +836,8 @@ finish_if_stopped(Pipeline *pipeline, TimestampTz until)
 }
 
 /*
- * The stream's key is not true: from now on the groups are shared.  All pipelines of the query end, start anew, and fold
- * what they had into the shared groups.
+ * The stream's key is not true: from now on the groups are shared.  All pipelines of the query end, start anew, and
+ * fold what they had into the shared groups.
  */
 static void
 become_merged(Pipeline *pipeline)

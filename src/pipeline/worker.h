@@ -153,16 +153,16 @@ extern void be_careful(Pipeline *pipeline);
 extern void take_turn(Pipeline *pipeline);
 /*
  * From here to the commit this pipeline alone touches the groups of a merged query.  To be called before it does, and
- * not earlier, for the others wait: what comes before, decoding and evaluating, they do side by side.  Nothing to do for
- * a query that is not merged.
+ * not earlier, for the others wait: what comes before, decoding and evaluating, they do side by side.  Nothing to do
+ * for a query that is not merged.
  */
 extern void enter_shared_groups(Pipeline *pipeline);
 
 /* stream_keys.c */
 extern StreamKeys *stream_keys_create(const GroupedPlan *plan);
 /*
- * Claim the stream keys of the groups that the current batch has made.  ereport(ERROR) if another pipeline has claimed one
- * of them, in STAGE_CLAIM.
+ * Claim the stream keys of the groups that the current batch has made.  ereport(ERROR) if another pipeline has claimed
+ * one of them, in STAGE_CLAIM.
  */
 extern void stream_keys_check(Pipeline *pipeline);
 /* Forget claims of windows that are closed everywhere. */
@@ -178,9 +178,9 @@ extern void emit_appended(Pipeline *pipeline);
 extern void emit_changed(Pipeline *pipeline);
 /*
  * Close the windows that the watermark has passed; EMIT FINAL writes them.  DT_NOEND closes all there is.  When "until"
- * has come (DT_NOEND: never), or somebody waits, it stops at the next set of groups and returns whether nothing is left; if
- * there is, call it again in another transaction.
- * Windows that have begun to close are closed for records, so pipeline->closed must be committed with them.
+ * has come (DT_NOEND: never), or somebody waits, it stops at the next set of groups and returns whether nothing is
+ * left; if there is, call it again in another transaction.  Windows that have begun to close are closed for records, so
+ * pipeline->closed must be committed with them.
  */
 extern bool close_windows(Pipeline *pipeline, TimestampTz watermark, TimestampTz until);
 
@@ -194,7 +194,9 @@ extern void publish_figures(Pipeline *pipeline);
 extern void record_stage(MetricStage stage, uint64 value);
 
 /* event_time.c */
-/* The query's watermark: the least of all active partitions of all pipelines, or the wall clock's pace.  Never falls. */
+/*
+ * The query's watermark: the least of all active partitions of all pipelines, or the wall clock's pace.  Never falls.
+ */
 extern TimestampTz query_watermark(Pipeline *pipeline, TimestampTz now);
 /* An outage is over: that no record came during it makes no partition idle. */
 extern void restart_idle_clocks(Pipeline *pipeline, TimestampTz now);

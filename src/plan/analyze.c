@@ -2,8 +2,8 @@
  * analyze.c
  *		From a text in the dialect, or from a stored query, to a ContinuousQuery.
  *
- * PostgreSQL's parse analysis does nearly all of it.  A window of the dialect becomes one of plain SQL (windows.c), so a
- * stored query is looked at in just the same way.
+ * PostgreSQL's parse analysis does nearly all of it.  A window of the dialect becomes one of plain SQL (windows.c), so
+ * a stored query is looked at in just the same way.
  */
 #include "plan/continuous.h"
 

@@ -82,8 +82,8 @@ extern void setup_window_bounds(ParseState *pstate, void *dialect);
 /* Make the WINDOW clause an item of GROUP BY, and the bounds those of that. */
 extern void apply_window_clause(Analysis *analysis, Query *query);
 /*
- * Find and describe the call of velo.tumble or velo.hop in GROUP BY, or a bound of one, for which the call is put there;
- * NULL: there is none.
+ * Find and describe the call of velo.tumble or velo.hop in GROUP BY, or a bound of one, for which the call is put
+ * there; NULL: there is none.
  */
 extern Expr *find_window(Analysis *analysis, Query *query);
 /*

@@ -239,8 +239,9 @@ velo_fdw_handler(PG_FUNCTION_ARGS)
 static get_relation_stats_hook_type previous_stats_hook = NULL;
 
 /*
- * The planner takes the number of values in a column for unknown where nobody has analysed it, and then expects no look-up
- * to be made twice.  But records of one batch tend to have values in common: tell it so, and it remembers what it found.
+ * The planner takes the number of values in a column for unknown where nobody has analysed it, and then expects no
+ * look-up to be made twice.  But records of one batch tend to have values in common: tell it so, and it remembers what
+ * it found.
  */
 static bool
 batch_stats(PlannerInfo *root, RangeTblEntry *rte, AttrNumber attnum, VariableStatData *vardata)

@@ -3,8 +3,8 @@
  *		The window of a query: where it comes from, and what WindowSpec it is.
  *
  * While PostgreSQL's parse analysis runs, window_start and window_end stand for parameters, which no rule of grouping
- * minds.  Afterwards a WINDOW clause becomes velo.tumble(...) or velo.hop(...) in GROUP BY, and the parameters lower() and
- * upper() of it: from then on a query in the dialect is one in plain SQL.  All windows are then found in GROUP BY.
+ * minds.  Afterwards a WINDOW clause becomes velo.tumble(...) or velo.hop(...) in GROUP BY, and the parameters lower()
+ * and upper() of it: from then on a query in the dialect is one in plain SQL.  All windows are then found in GROUP BY.
  */
 #include "plan/continuous.h"
 
@@ -546,8 +546,7 @@ find_window(Analysis *analysis, Query *query)
 static bool
 is_zone_name(const char *zone)
 {
-	return (strchr(zone, '/') != NULL || pg_strcasecmp(zone, "UTC") == 0) &&
-		   pg_tzset(zone) != NULL;
+	return (strchr(zone, '/') != NULL || pg_strcasecmp(zone, "UTC") == 0) && pg_tzset(zone) != NULL;
 }
 
 /* Describe date_trunc(field, ...) of a fixed length; false if it has none. */

@@ -5,12 +5,13 @@
  * Each checkpoint appends a chunk (or some, if it is much) of records: the groups that changed, and of their kept rows
  * only the new ones.  The latest record of each thing is live, which memory keeps track of: entries and row segments
  * know their chunk, chunks count what is live in them.  A chunk without anything live is deleted.  When the log is much
- * longer than what is live in it, its oldest chunks are read and what is live there is written anew: a bounded amount of
- * work for each commit, proportional to what it appends, and never a stop.
+ * longer than what is live in it, its oldest chunks are read and what is live there is written anew: a bounded amount
+ * of work for each commit, proportional to what it appends, and never a stop.
  *
  * A group or window that leaves the table while older records of it stand in the log is taken back by a record of its
- * own; of the groups of a window that closes one says it for all of them up to some key.  Such a record is needed as long as older chunks exist.  As compaction goes from the oldest chunk on, it is
- * enough to keep a chunk with such records until it is the oldest.
+ * own; of the groups of a window that closes one says it for all of them up to some key.  Such a record is needed as
+ * long as older chunks exist.  As compaction goes from the oldest chunk on, it is enough to keep a chunk with such
+ * records until it is the oldest.
  *
  * All of this runs in the transaction that commits it; if that fails, the table is destroyed with its bookkeeping.
  */
@@ -24,12 +25,11 @@
 #define LOG_SLACK (1024 * 1024)
 #define MAX_SMALL_CHUNKS 256
 
-#define RECORD_GROUP 'G'  /* name, state */
-#define RECORD_ROWS 'R'   /* name, position, length, rows */
-#define RECORD_FORGET 'F' /* name */
-#define RECORD_FORGET_THROUGH                                                                      \
-	'T' /* name: the groups of its window up to this one, in the order of keys */
-#define RECORD_FORGET_WINDOW 'W' /* start */
+#define RECORD_GROUP 'G'          /* name, state */
+#define RECORD_ROWS 'R'           /* name, position, length, rows */
+#define RECORD_FORGET 'F'         /* name */
+#define RECORD_FORGET_THROUGH 'T' /* name: the groups of its window up to it, by keys */
+#define RECORD_FORGET_WINDOW 'W'  /* start */
 
 void
 log_init(GroupTable *table)
@@ -470,8 +470,8 @@ typedef struct LoadedState
 
 /*
  * The log is read in order, later records going before earlier ones.  Only names are looked at then: states and rows
- * are pointers into copies of the chunks until it is clear which are the latest.  Meanwhile StateGroup.touched is an index
- * into states.
+ * are pointers into copies of the chunks until it is clear which are the latest.  Meanwhile StateGroup.touched is an
+ * index into states.
  */
 typedef struct Loader
 {

@@ -3,9 +3,9 @@
  *		Windows that are over: their groups leave, a set at a time, until nothing of a window is left.
  *
  * A window of many groups is closed in the course of several transactions, so that records need not wait for it: see
- * pipeline/emit.c.  First what is in memory leaves, in the order of its keys: a result that is written in the order of its
- * index costs half of what it costs in any other order, and the log needs no record of each group that has left, but
- * one of how far the closing has come.  Then what is stored leaves, in the order of its hashes (stored.c).
+ * pipeline/emit.c.  First what is in memory leaves, in the order of its keys: a result that is written in the order of
+ * its index costs half of what it costs in any other order, and the log needs no record of each group that has left,
+ * but one of how far the closing has come.  Then what is stored leaves, in the order of its hashes (stored.c).
  *
  * To put all groups of a window in order at once would take as long as a transaction may last, so no more of them are
  * sorted than are wanted next: the quicksort below leaves what is behind them in stretches, of which none has a group

@@ -2,8 +2,8 @@
  * group_keys.c
  *		Hash, equality and order of group keys, by the types' own functions.
  *
- * NULLs are equal to each other and come last.  Hashes are part of the keys of stored groups, so they must not depend on anything
- * but the values and the major version of PostgreSQL.
+ * NULLs are equal to each other and come last.  Hashes are part of the keys of stored groups, so they must not depend
+ * on anything but the values and the major version of PostgreSQL.
  */
 #include "state/group_table.h"
 
@@ -231,7 +231,7 @@ keys_equal(GroupTable *table, const Entry *entry, const Datum *keys, const bool 
 
 /* In the current memory context. */
 static SortSupport
-order_create(const KeySpec *keys, int nkeys, bool abbreviate)
+create_sort_support(const KeySpec *keys, int nkeys, bool abbreviate)
 {
 	SortSupport order = palloc0(sizeof(SortSupportData) * nkeys);
 
@@ -263,8 +263,8 @@ keys_order_init(GroupTable *table)
 	if (table->key_order != NULL || spec->nkeys == 0)
 		return;
 	old = MemoryContextSwitchTo(table->context);
-	table->lead_order = order_create(&spec->keys[0], 1, true);
-	table->key_order = order_create(spec->keys, spec->nkeys, false);
+	table->lead_order = create_sort_support(&spec->keys[0], 1, true);
+	table->key_order = create_sort_support(spec->keys, spec->nkeys, false);
 	MemoryContextSwitchTo(old);
 }
 

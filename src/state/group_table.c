@@ -281,8 +281,8 @@ enlarge(Window *window)
 }
 
 /*
- * Memory for what stays as long as its window: without the allocator's headers and roundings, which would be nearly half
- * of it.
+ * Memory for what stays as long as its window: without the allocator's headers and roundings, which would be nearly
+ * half of it.
  */
 void *
 window_alloc(Window *window, Size size)

@@ -45,7 +45,9 @@ typedef struct WindowSpec
 
 extern bool window_fits_near_ends(const WindowSpec *spec, TimestampTz time);
 
-/* Are the bounds of all windows that "time" falls into timestamps themselves?  A record for which they are not is bad. */
+/*
+ * Are the bounds of all windows that "time" falls into timestamps themselves?  A record for which they are not is bad.
+ */
 static inline bool
 window_fits(const WindowSpec *spec, TimestampTz time)
 {
@@ -105,8 +107,8 @@ typedef struct GroupingSpec
 	int nkeys;
 	KeySpec *keys;
 	/*
-	 * How keys[bin_key], a timestamptz, cuts event time, without being a window: nothing closes by it, but groups that the
-	 * watermark has passed need no memory.  WINDOW_NONE: there is no such key.
+	 * How keys[bin_key], a timestamptz, cuts event time, without being a window: nothing closes by it, but groups that
+	 * the watermark has passed need no memory.  WINDOW_NONE: there is no such key.
 	 */
 	WindowSpec bin;
 	int bin_key;
@@ -199,15 +201,15 @@ extern void group_table_destroy(GroupTable *table);
 extern void group_table_load(GroupTable *table);
 
 /*
- * Rows into the groups, in two steps.  First get ready for all of them, which reads and writes stored groups; then apply
- * them in order, which touches nothing but memory (and what transition functions do).
+ * Rows into the groups, in two steps.  First get ready for all of them, which reads and writes stored groups; then
+ * apply them in order, which touches nothing but memory (and what transition functions do).
  *
- * Apply sets rows->late[] and rows->created[].  A row is late when it falls into windows, but into none with end + grace >
- * its watermark, or all of those are closed already by "closed", the query's watermark as last acted on.
+ * Apply sets rows->late[] and rows->created[].  A row is late when it falls into windows, but into none with end +
+ * grace > its watermark, or all of those are closed already by "closed", the query's watermark as last acted on.
  *
  * When a transition throws, rows->applied is its row.  With "undoable", which costs some time and wants sorted rows,
- * group_table_undo() can then take back what the rows of its record have done; it returns the first row behind them, from
- * which applying can go on.  Else the table is good for nothing but group_table_destroy().
+ * group_table_undo() can then take back what the rows of its record have done; it returns the first row behind them,
+ * from which applying can go on.  Else the table is good for nothing but group_table_destroy().
  */
 extern void group_table_prepare(GroupTable *table, InputRows *rows, TimestampTz closed);
 extern void group_table_apply(GroupTable *table, InputRows *rows, int from, TimestampTz closed,
@@ -224,9 +226,9 @@ extern StateGroup **group_table_take_changed(GroupTable *table, int *ngroups);
 
 /*
  * Groups of windows with end + grace <= watermark, window by window in order of start, about "max" at once; those of a
- * window that are in memory in the order of their keys.  They stay until group_table_drop_closed(); call again after that,
- * or in a later transaction.  Returns false when there is nothing (more) to close.  A window that has begun to close must
- * get no more rows.
+ * window that are in memory in the order of their keys.  They stay until group_table_drop_closed(); call again after
+ * that, or in a later transaction.  Returns false when there is nothing (more) to close.  A window that has begun to
+ * close must get no more rows.
  */
 extern bool group_table_take_closed(GroupTable *table, TimestampTz watermark, int max,
 									StateGroup ***groups, int *ngroups);
@@ -269,8 +271,8 @@ extern void group_table_checkpoint(GroupTable *table, TimestampTz watermark);
 extern bool group_state_is_private(Oid query, int pipeline);
 
 /*
- * Fold the groups of "source", a table of one pipeline, into another of the same grouping, and delete what makes "source"
- * durable; destroy it afterwards.  Groups whose row this changes, or that have none yet, count as changed.
+ * Fold the groups of "source", a table of one pipeline, into another of the same grouping, and delete what makes
+ * "source" durable; destroy it afterwards.  Groups whose row this changes, or that have none yet, count as changed.
  */
 extern void group_table_fold(GroupTable *table, GroupTable *source);
 

@@ -640,8 +640,8 @@ stored_drop_taken(GroupTable *table, Window *window)
 }
 
 /*
- * Delete about "max" stored groups of a window that closes, which nobody wants to see.  Their count stays as it is until
- * the window goes.  Returns false when there are no more.
+ * Delete about "max" stored groups of a window that closes, which nobody wants to see.  Their count stays as it is
+ * until the window goes.  Returns false when there are no more.
  */
 bool
 stored_drop_slice(GroupTable *table, Window *window, int max)
@@ -896,9 +896,9 @@ bin_end(const WindowSpec *bin, TimestampTz time)
 }
 
 /*
- * Move the groups whose bin the watermark has passed into the store: nothing is likely to change them any more.  They are
- * looked for among all in memory, when the watermark goes from one bin to the next; but not again before much more time
- * has gone than that takes.
+ * Move the groups whose bin the watermark has passed into the store: nothing is likely to change them any more.  They
+ * are looked for among all in memory, when the watermark goes from one bin to the next; but not again before much more
+ * time has gone than that takes.
  */
 void
 stored_move_passed(GroupTable *table, TimestampTz watermark)

@@ -5,8 +5,8 @@
  * Where there are more groups than memory has room for, most that turn up for the first time would be looked for among
  * millions of stored ones in vain.  The filter is of private groups only, for what is stored of shared ones others
  * change, too.  It is not kept itself: after a start it learns the buckets of each window by and by, in the order of
- * their hash, and knows nothing of the rest.  Nor does it forget what has left the store: when it was told of too many, a
- * new one takes its place.
+ * their hash, and knows nothing of the rest.  Nor does it forget what has left the store: when it was told of too many,
+ * a new one takes its place.
  */
 #include "state/group_table.h"
 
