@@ -1,5 +1,5 @@
-# What goes wrong with records, groups, topics, brokers and tables: each is kept, counted and said, what is right goes
-# on, and nothing is lost.
+# What goes wrong with records, groups, topics, brokers, tables and disks: each is kept, counted and said, what is right
+# goes on, and nothing is lost.
 
 use strict;
 use warnings;
@@ -7,6 +7,7 @@ use warnings;
 use IO::Socket::INET;
 use Test::More;
 use Time::HiRes qw(time);
+use Velo::Disk;
 use Velo::Kafka;
 use Velo::Process qw(wait_for);
 use Velo::Server;
@@ -14,7 +15,9 @@ use Velo::Server;
 plan skip_all => Velo::Kafka->missing if Velo::Kafka->missing;
 
 my $kafka = Velo::Kafka->new;
-my $pg = Velo::Server->new(conf => {TimeZone => 'UTC', 'velo.retry_max_delay' => '1 s'});
+my $no_disk = Velo::Disk->missing;
+my $disk = $no_disk ? undef : Velo::Disk->new('8m');
+my $pg = Velo::Server->new(disk => $disk, conf => {TimeZone => 'UTC', 'velo.retry_max_delay' => '1 s'});
 my $columns = 'id bigint, k text, v bigint, ts timestamptz';
 
 $pg->query('CREATE EXTENSION velo');
@@ -541,6 +544,47 @@ SQL
 	is($pg->query('SELECT count(*) FROM velo.queries'), 0, 'CASCADE drops the query');
 	ok($pg->wait_until(q{SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type = 'velo pipeline'}), 'and its pipeline ends');
 	is($pg->query('SELECT count(*) FROM velo.query_error'), 0, 'and leaves nothing behind');
+}
+
+# ---------------------------------------------------------------- a disk that is full
+
+SKIP:
+{
+	skip $no_disk, 13 if $no_disk;
+	my $records = 20_000;
+	my $oracle = "SELECT i AS id, 'k' || i % 17 AS k, i % 77 AS v, repeat('x', 600) AS pad FROM generate_series(1, $records) AS i";
+
+	create_stream('filling', 2, columns => 'id bigint, k text, v bigint, pad text');
+	$kafka->produce('filling', [ map { [ $_ % 2, undef, undef, sprintf '{"id": %d, "k": "k%d", "v": %d, "pad": "%s"}', $_, $_ % 17, $_ % 77, 'x' x 600 ] } 1 .. $records ]);
+
+	# 12 MB of rows of the one query, and as much state of the other, find 8 MB
+	$pg->query(qq{CREATE TABLESPACE small LOCATION '$disk->{dir}'});
+	$pg->query('ALTER TABLE velo.query_state SET TABLESPACE small; CREATE TABLE filled (id bigint, k text, v bigint, pad text) TABLESPACE small');
+	create_query('to_filled', 'SELECT id, k, v, pad FROM filling', "target => 'filled'", 'pipelines => 2');
+	create_query('full_state', 'SELECT id, max(pad) AS pad, sum(v) AS v FROM filling GROUP BY id', 'pipelines => 1');
+	for my $query ('to_filled', 'full_state')
+	{
+		ok($pg->wait_until(qq{SELECT state = 'waiting' AND error LIKE '%No space left%' AND error_sqlstate = '53100' AND error_hint IS NOT NULL
+			AND error_at IS NOT NULL AND retry_at IS NOT NULL FROM velo.queries WHERE name = '$query'}), "$query: a full disk is waited for")
+		  or diag($pg->query('SELECT * FROM velo.queries'));
+		ok($pg->wait_until("SELECT max(attempts) > 3 FROM velo.query_error WHERE query = 'velo_queries.$query'::regclass"), "$query: and tried again");
+	}
+	is($pg->query('SELECT sum(records_in) FROM velo.queries'),
+		$pg->query('SELECT (SELECT count(*) FROM filled) + (SELECT count(*) FROM full_state)'), 'what is counted is there');
+	$pg->kill9;
+	$pg->start;
+	ok($pg->wait_until("SELECT bool_and(state = 'waiting' AND error_sqlstate = '53100') FROM velo.queries"), 'also after a restart')
+	  or diag($pg->query('SELECT * FROM velo.queries'));
+
+	$disk->resize('200m');
+	done($_) for 'to_filled', 'full_state';
+	is($pg->query("SELECT count(*) FROM (($oracle EXCEPT ALL TABLE filled) UNION ALL (TABLE filled EXCEPT ALL $oracle)) AS d"), 0, 'with room, all rows come, once');
+	is($pg->query("SELECT count(*) FROM ((SELECT id, pad, v FROM ($oracle) AS o EXCEPT ALL TABLE full_state) UNION ALL (TABLE full_state EXCEPT ALL SELECT id, pad, v FROM ($oracle) AS o)) AS d"), 0, 'and all groups');
+	ok($pg->wait_until("SELECT bool_and(state = 'running' AND error IS NULL AND retry_at IS NULL) FROM velo.queries"), 'and the error is over');
+	is($pg->query('SELECT count(*) FROM velo.dead_letters'), 0, 'no record was to blame');
+	drop('to_filled', 'full_state');
+	$pg->query('DROP TABLE filled; ALTER TABLE velo.query_state SET TABLESPACE pg_default; DROP TABLESPACE small');
+	is($pg->query('SELECT count(*) FROM velo.query_state'), 0, 'and nothing of it is left');
 }
 
 # ---------------------------------------------------------------- altering
