@@ -81,7 +81,7 @@ extern bool kafka_is_dev_broker(const char *brokers);
 extern SourceTrouble kafka_trouble_of(rd_kafka_resp_err_t err);
 extern int kafka_sqlstate_of(rd_kafka_resp_err_t err);
 
-/* Text from outside as one line of printable ASCII, whatever the database's encoding. */
+/* Text from outside as one line of printable ASCII, whatever the database's encoding, without a full stop at its end. */
 extern void kafka_clean_text(char *dst, Size size, const char *src);
 
 /* ereport(ERROR) for what a broker or librdkafka answered; "doing" as in "could not %s" */

@@ -357,16 +357,16 @@ handle_error(Source *source, const rd_kafka_message_t *message)
 	SourcePartition *p;
 	int index;
 
+	/* the group only shows our offsets to others; librdkafka tells it of every partition */
+	if (message->err == RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED)
+		return;
 	kafka_clean_text(text, sizeof(text), rd_kafka_message_errstr(message));
 	if (message->partition < 0 || message->partition >= source->nindex_of ||
 		source->index_of[message->partition] < 0)
 	{
-		/* of the group or the connection */
-		if (message->err != RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED)
-		{
-			source->client->trouble = trouble;
-			strlcpy(source->client->message, text, sizeof(source->client->message));
-		}
+		/* of the connection */
+		source->client->trouble = trouble;
+		strlcpy(source->client->message, text, sizeof(source->client->message));
 		return;
 	}
 	index = source->index_of[message->partition];
