@@ -94,6 +94,15 @@ extern void kafka_error(const KafkaClient *client, rd_kafka_resp_err_t err, cons
  */
 extern int kafka_topic_partitions(KafkaClient *client, const char *topic, int timeout_ms);
 
+/*
+ * Ask for the id of a topic; the answer comes as an event.  false: this librdkafka can't.
+ */
+extern bool kafka_topic_id_ask(KafkaClient *client, const char *topic);
+/*
+ * Is the event such an answer?  Then it is either an error or an id, of TOPIC_ID_SIZE bytes, "" if the broker knows none.
+ */
+extern bool kafka_topic_id_answer(rd_kafka_event_t *event, char *id, rd_kafka_resp_err_t *err);
+
 /* ------------------------------------------------------------------ kafka_ask.c */
 
 /* A question to a broker for which librdkafka has blocking calls only; malloc'ed, for a thread works on it. */
