@@ -29,6 +29,12 @@ SELECT velo.explain($$SELECT symbol, (SELECT max(name) FROM x_company c WHERE c.
                       FROM x_trades t WINDOW TUMBLING(5m) GROUP BY symbol$$, 'costs off');
 SELECT velo.explain('SELECT unnest(tags) AS tag, count(*) FROM x_trades GROUP BY 1', 'verbose, costs off');
 SELECT velo.explain('SELECT symbol, upper(name) FROM x_trades LEFT JOIN x_named USING (symbol)', 'costs off');
+-- what was looked up is remembered for the rest of the batch
+CREATE TABLE x_large AS SELECT symbol::text, symbol AS n FROM generate_series(1, 100000) AS symbol;
+ALTER TABLE x_large ADD PRIMARY KEY (symbol);
+ANALYZE x_large;
+SELECT velo.explain('SELECT symbol, n FROM x_trades JOIN x_large USING (symbol)', 'costs off');
+DROP TABLE x_large;
 SELECT count(*) AS estimates FROM velo.explain('SELECT symbol, count(*) FROM x_trades GROUP BY symbol') line
     WHERE line ~ 'State Estimate: \d+ groups of \d+ bytes';
 

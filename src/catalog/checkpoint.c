@@ -183,14 +183,13 @@ scan_group(Relation rel, ScanKey keys, Oid query, bytea *key)
 	return rows_scan(rel, keys, 2);
 }
 
-/* Copies of key and state in the current memory context. */
-static void
-read_group(HeapTuple tuple, TupleDesc desc, StoredGroup *group)
+/* A copy of a column in the current memory context. */
+static bytea *
+read_column(HeapTuple tuple, Relation rel, AttrNumber column)
 {
 	bool isnull;
 
-	group->key = DatumGetByteaPCopy(heap_getattr(tuple, GROUP_KEY, desc, &isnull));
-	group->state = DatumGetByteaPCopy(heap_getattr(tuple, GROUP_STATE, desc, &isnull));
+	return DatumGetByteaPCopy(heap_getattr(tuple, column, RelationGetDescr(rel), &isnull));
 }
 
 List *
@@ -209,7 +208,8 @@ stored_groups_fetch(Oid query, bytea **keys, int nkeys, bool take)
 		{
 			StoredGroup *group = palloc(sizeof(StoredGroup));
 
-			read_group(tuple, RelationGetDescr(rel), group);
+			group->key = read_column(tuple, rel, GROUP_KEY);
+			group->state = read_column(tuple, rel, GROUP_STATE);
 			groups = lappend(groups, group);
 			if (take)
 				CatalogTupleDelete(rel, &tuple->t_self);
@@ -260,6 +260,8 @@ static void
 insert_groups(Relation rel, CatalogIndexState indexes, Oid query, const StoredGroup *groups,
 			  int ngroups)
 {
+	/* not counted, unlike the relation's own: a reference to that for each slot costs more than the slot */
+	TupleDesc desc = CreateTupleDescCopy(RelationGetDescr(rel));
 	TupleTableSlot **slots = palloc_array(TupleTableSlot *, ngroups);
 	int nslots = 0;
 
@@ -273,7 +275,7 @@ insert_groups(Relation rel, CatalogIndexState indexes, Oid query, const StoredGr
 			heap_freetuple(tuple);
 			continue;
 		}
-		slots[nslots] = MakeSingleTupleTableSlot(RelationGetDescr(rel), &TTSOpsHeapTuple);
+		slots[nslots] = MakeSingleTupleTableSlot(desc, &TTSOpsHeapTuple);
 		ExecStoreHeapTuple(tuple, slots[nslots++], true);
 	}
 	if (nslots > 0)
@@ -281,6 +283,7 @@ insert_groups(Relation rel, CatalogIndexState indexes, Oid query, const StoredGr
 	for (int i = 0; i < nslots; i++)
 		ExecDropSingleTupleTableSlot(slots[i]);
 	pfree(slots);
+	FreeTupleDesc(desc);
 }
 
 void
@@ -319,8 +322,8 @@ scan_groups(Relation rel, Relation index, ScanKey keys, Oid query, bytea *from, 
 	return systable_beginscan_ordered(rel, index, NULL, nkeys, keys);
 }
 
-void
-stored_groups_scan(Oid query, bytea *from, bytea *to, StoredGroupReader reader, void *arg)
+static void
+scan_range(Oid query, bytea *from, bytea *to, bool with_state, StoredGroupReader reader, void *arg)
 {
 	Relation rel = rows_open("query_group", AccessShareLock);
 	Relation index = index_open(RelationGetPrimaryKeyIndex(rel), AccessShareLock);
@@ -330,17 +333,32 @@ stored_groups_scan(Oid query, bytea *from, bytea *to, StoredGroupReader reader, 
 
 	while (HeapTupleIsValid(tuple = systable_getnext_ordered(scan, ForwardScanDirection)))
 	{
-		StoredGroup group;
+		StoredGroup group = {0};
 
-		read_group(tuple, RelationGetDescr(rel), &group);
+		group.key = read_column(tuple, rel, GROUP_KEY);
+		if (with_state)
+			group.state = read_column(tuple, rel, GROUP_STATE);
 		reader(&group, arg);
 		pfree(group.key);
-		pfree(group.state);
+		if (with_state)
+			pfree(group.state);
 		CHECK_FOR_INTERRUPTS();
 	}
 	systable_endscan_ordered(scan);
 	index_close(index, AccessShareLock);
 	table_close(rel, AccessShareLock);
+}
+
+void
+stored_groups_scan(Oid query, bytea *from, bytea *to, StoredGroupReader reader, void *arg)
+{
+	scan_range(query, from, to, true, reader, arg);
+}
+
+void
+stored_groups_scan_keys(Oid query, bytea *from, bytea *to, StoredGroupReader reader, void *arg)
+{
+	scan_range(query, from, to, false, reader, arg);
 }
 
 void

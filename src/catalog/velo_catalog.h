@@ -329,6 +329,9 @@ extern void stored_groups_save(Oid query, const StoredGroup *groups, int ngroups
 typedef void (*StoredGroupReader)(const StoredGroup *group, void *arg);
 extern void stored_groups_scan(Oid query, bytea *from, bytea *to, StoredGroupReader reader,
 							   void *arg);
+/* The same without the states, which are NULL. */
+extern void stored_groups_scan_keys(Oid query, bytea *from, bytea *to, StoredGroupReader reader,
+									void *arg);
 extern void stored_groups_delete_range(Oid query, bytea *from, bytea *to);
 
 /* ------------------------------------------------------------------ stream keys */

@@ -60,11 +60,15 @@ extern void stream_scan_set_batches(BatchSet *set);
 
 typedef struct InputPlan InputPlan;
 
+/* how many records of each stream a plan for few is made for */
+#define INPUT_FEW 10
+
 /*
- * Prepare to run "plan" over batches.  "record_column" is the (1-based) column of its target list that carries the
- * record's ctid.
+ * Prepare to run a plan over batches: "plan", made for "records" of each stream, or "of_few" (NULL: none), whichever is
+ * cheaper for a batch.  "record_column" is the (1-based) column of their target lists that carries the record's ctid.
  */
-extern InputPlan *input_plan_create(PlannedStmt *plan, int record_column, bool windowed);
+extern InputPlan *input_plan_create(PlannedStmt *plan, int records, PlannedStmt *of_few,
+									int record_column, bool windowed);
 extern TupleDesc input_plan_desc(InputPlan *plan);
 
 /*

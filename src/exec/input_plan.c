@@ -24,7 +24,9 @@
 struct InputPlan
 {
 	PlannedStmt *plan;
-	int record_column; /* 0-based */
+	int records;         /* of each stream, that it was made for */
+	PlannedStmt *of_few; /* NULL: none */
+	int record_column;   /* 0-based */
 	bool windowed;
 	bool in_order;
 	TupleDesc desc;
@@ -86,7 +88,8 @@ create_vectors(InputPlan *input)
 }
 
 InputPlan *
-input_plan_create(PlannedStmt *plan, int record_column, bool windowed)
+input_plan_create(PlannedStmt *plan, int records, PlannedStmt *of_few, int record_column,
+				  bool windowed)
 {
 	InputPlan *input = palloc0_object(InputPlan);
 	Plan *top = plan->planTree;
@@ -94,6 +97,8 @@ input_plan_create(PlannedStmt *plan, int record_column, bool windowed)
 	int i = 0;
 
 	input->plan = plan;
+	input->records = records;
+	input->of_few = of_few;
 	input->record_column = record_column - 1;
 	input->windowed = windowed;
 	input->in_order = IsA(top, ForeignScan);
@@ -199,6 +204,30 @@ run_vectors(InputPlan *input, BatchSet *set, QueryDesc *query, InputRows *rows)
 	}
 }
 
+/* What a plan that was made for "planned" records would cost for another number. */
+static Cost
+cost_for(const PlannedStmt *statement, int planned, int records)
+{
+	const Plan *plan = statement->planTree;
+
+	return plan->startup_cost + (plan->total_cost - plan->startup_cost) * records / planned;
+}
+
+static PlannedStmt *
+choose_plan(const InputPlan *input, const BatchSet *set)
+{
+	int records = 0;
+
+	if (input->of_few == NULL)
+		return input->plan;
+	for (int s = 0; s < set->nstreams; s++)
+		records += set->to[s] - set->from[s];
+	return cost_for(input->of_few, INPUT_FEW * set->nstreams, records) <
+				   cost_for(input->plan, input->records * set->nstreams, records)
+			   ? input->of_few
+			   : input->plan;
+}
+
 void
 input_plan_run(InputPlan *input, BatchSet *set, bool vectorized, InputRows *rows)
 {
@@ -206,8 +235,8 @@ input_plan_run(InputPlan *input, BatchSet *set, bool vectorized, InputRows *rows
 
 	Assert(!vectorized || input_plan_can_vectorize(input));
 	stream_scan_set_batches(set);
-	query = CreateQueryDesc(input->plan, "", GetActiveSnapshot(), InvalidSnapshot, None_Receiver,
-							NULL, NULL, 0);
+	query = CreateQueryDesc(vectorized ? input->plan : choose_plan(input, set), "",
+							GetActiveSnapshot(), InvalidSnapshot, None_Receiver, NULL, NULL, 0);
 	ExecutorStart(query, 0);
 	if (vectorized)
 		run_vectors(input, set, query, rows);

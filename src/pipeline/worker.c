@@ -122,7 +122,8 @@ make_plan(Pipeline *pipeline)
 	old = MemoryContextSwitchTo(pipeline->plan_context);
 	plan_is_stale = false;
 	pipeline->plan = continuous_plan(continuous_load(pipeline->query));
-	pipeline->input = input_plan_create(pipeline->plan->input, pipeline->plan->record_column,
+	pipeline->input = input_plan_create(pipeline->plan->input, pipeline->plan->input_records,
+										pipeline->plan->input_of_few, pipeline->plan->record_column,
 										pipeline->query->windowed);
 	if (pipeline->plan->grouped != NULL)
 		pipeline->emitter = emitter_create(pipeline->plan->grouped);
@@ -744,32 +745,32 @@ siblings_stopped(Pipeline *pipeline)
 }
 
 /*
- * All windows that event time has passed are closed; at the stop offsets all there are.
+ * What changed is emitted, and all windows that event time has passed are closed.  Returns the query's watermark, if its
+ * groups have anything to do with it; else DT_NOBEGIN.
  */
-static void
-settle_windows(Pipeline *pipeline)
+static TimestampTz
+settle_groups(Pipeline *pipeline)
 {
+	const GroupingSpec *grouping = pipeline->plan->grouped->grouping;
+	TimestampTz now;
 	TimestampTz watermark;
 
-	if (pipeline->groups == NULL)
-		return;
 	emit_changed(pipeline);
-	if (pipeline->query->windowed)
+	if (!pipeline->query->windowed && grouping->bin.kind == WINDOW_NONE)
+		return DT_NOBEGIN;
+	now = GetCurrentTimestamp();
+	update_idleness(pipeline, now);
+	watermark = query_watermark(pipeline, now);
+	/* what was folded in may be of a pipeline that lagged behind those that have closed by now */
+	if (pipeline->query->windowed &&
+		(!pipeline->query->merged || all_groups_are_shared(pipeline)) &&
+		(watermark > pipeline->closed ||
+		 group_table_next_close(pipeline->groups) <= pipeline->closed))
 	{
-		TimestampTz now = GetCurrentTimestamp();
-		bool may_close;
-
-		update_idleness(pipeline, now);
-		watermark = query_watermark(pipeline, now);
-		may_close = !pipeline->query->merged || all_groups_are_shared(pipeline);
-		/* what was folded in may be of a pipeline that lagged behind those that have closed by now */
-		if (may_close && (watermark > pipeline->closed ||
-						  group_table_next_close(pipeline->groups) <= pipeline->closed))
-		{
-			close_windows(pipeline, watermark);
-			pipeline->closed = watermark;
-		}
+		close_windows(pipeline, watermark);
+		pipeline->closed = watermark;
 	}
+	return watermark;
 }
 
 static bool
@@ -857,7 +858,7 @@ fold_private_groups(Pipeline *pipeline)
 		MemoryContextSwitchTo(pipeline->round_context);
 		emit_changed(pipeline);
 		/* the shared groups leave memory, which those of the next pipeline may need */
-		group_table_checkpoint(pipeline->groups);
+		group_table_checkpoint(pipeline->groups, DT_NOBEGIN);
 	}
 }
 
@@ -914,6 +915,7 @@ transaction(Pipeline *pipeline)
 	int records = total_records(pipeline);
 	int64 processed = 0;
 	bool proven;
+	TimestampTz watermark = DT_NOBEGIN;
 	TimestampTz stage_start;
 
 	begin_transaction();
@@ -968,7 +970,8 @@ transaction(Pipeline *pipeline)
 	pipeline->stage = STAGE_WRITE;
 	if (is_global_aggregate(pipeline))
 		(void) group_table_global(pipeline->groups);
-	settle_windows(pipeline);
+	if (pipeline->groups != NULL)
+		watermark = settle_groups(pipeline);
 	if (pipeline->failed == NULL)
 		pipeline->all_stopped = finish_if_stopped(pipeline);
 	if (pipeline->groups != NULL)
@@ -976,7 +979,7 @@ transaction(Pipeline *pipeline)
 	pipeline->stage = STAGE_COMMIT;
 	stage_start = GetCurrentTimestamp();
 	if (pipeline->groups != NULL)
-		group_table_checkpoint(pipeline->groups);
+		group_table_checkpoint(pipeline->groups, watermark);
 	save_partitions(pipeline);
 	pipeline->counters.closed = pipeline->closed;
 	query_save_counters(pipeline->id, pipeline->number, &pipeline->counters);

@@ -267,6 +267,16 @@ describe(Analysis *analysis, const char *emit, bool stop_at_end)
 	}
 	result->windowed = result->window_ref != 0;
 
+	foreach (cell, query->groupClause)
+	{
+		SortGroupClause *item = lfirst_node(SortGroupClause, cell);
+
+		if (!result->windowed && result->bin_ref == 0 &&
+			describe_date_bin(analysis, query, get_sortgroupclause_expr(item, query->targetList),
+							  &result->bin))
+			result->bin_ref = item->tleSortGroupRef;
+	}
+
 	if (result->emit == EMIT_FINAL && !result->windowed && !stop_at_end)
 		ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 						errmsg("EMIT FINAL without a window is not supported"),

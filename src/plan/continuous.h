@@ -91,6 +91,8 @@ extern Expr *find_window(Analysis *analysis, Query *query);
  * Anything else is left to be an ordinary expression.
  */
 extern bool describe_date_window(Analysis *analysis, Query *query, Node *expr, WindowSpec *spec);
+/* The same for an expression that is not to be a window: what can't be described is left alone instead of refused. */
+extern bool describe_date_bin(Analysis *analysis, Query *query, Node *expr, WindowSpec *spec);
 /* Put the bounds of the window in front of the SELECT list if it names neither. */
 extern void add_missing_bounds(Query *query, Expr *window);
 /* lower() or upper() of a window */

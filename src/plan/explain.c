@@ -7,6 +7,7 @@
  * runs, followed by what running it continuously would mean; so does velo.explain() of a query that is not grouped.
  */
 #include "plan/continuous.h"
+#include "plan/stream_path.h"
 
 #include <math.h>
 
@@ -192,7 +193,8 @@ explain_state(const Plan *plan, ExplainState *es)
 static void
 explain_evaluation(ContinuousPlan *plan, List *context, ExplainState *es)
 {
-	InputPlan *input = input_plan_create(plan->input, plan->record_column, plan->query->windowed);
+	InputPlan *input = input_plan_create(plan->input, plan->input_records, NULL,
+										 plan->record_column, plan->query->windowed);
 	List *shown = NIL;
 	ListCell *cell;
 
@@ -367,20 +369,27 @@ plan_if_continuous(Query *query, const ContinuousQuery *like)
 }
 
 static void
+explain_statement(PlannedStmt *statement, ExplainState *es, const char *text, ParamListInfo params,
+				  QueryEnvironment *environment, instr_time start)
+{
+	instr_time duration;
+
+	INSTR_TIME_SET_CURRENT(duration);
+	INSTR_TIME_SUBTRACT(duration, start);
+	compat_explain_one_plan(statement, es, text, params, environment, &duration);
+}
+
+static void
 explain_display_plan(ContinuousPlan *plan, Query *query, ExplainState *es, const char *text,
 					 ParamListInfo params, QueryEnvironment *environment, instr_time start)
 {
 	PlannedStmt *ordinary = pg_plan_query(query, text, 0, params);
-	instr_time duration;
 
 	displayed = plan;
 	PG_TRY();
 	{
-		PlannedStmt *display = make_display_plan(plan, ordinary->planTree);
-
-		INSTR_TIME_SET_CURRENT(duration);
-		INSTR_TIME_SUBTRACT(duration, start);
-		compat_explain_one_plan(display, es, text, params, environment, &duration);
+		explain_statement(make_display_plan(plan, ordinary->planTree), es, text, params,
+						  environment, start);
 	}
 	PG_FINALLY();
 	{
@@ -407,7 +416,9 @@ explain_one_query(Query *query, int options, IntoClause *into, ExplainState *es,
 		return;
 	}
 
-	if (previous_hook)
+	if (plan != NULL && like != NULL && !es->analyze)
+		explain_statement(plan->input, es, text, params, environment, start);
+	else if (previous_hook)
 		previous_hook(query, options, into, es, text, params, environment);
 	else
 		compat_explain_one_query(query, options, into, es, text, params, environment);
@@ -504,4 +515,5 @@ plan_init_hooks(void)
 	RegisterCustomScanMethods(&node_methods);
 	previous_hook = ExplainOneQuery_hook;
 	ExplainOneQuery_hook = explain_one_query;
+	stream_path_init_hooks();
 }

@@ -27,6 +27,9 @@ typedef struct ContinuousQuery
 	EmitMode emit;
 	WindowSpec window;
 	Index window_ref; /* tleSortGroupRef of the window in the query's groupClause; 0: none */
+	/* an unwindowed query's date_bin() or date_trunc() of the event time, and how it cuts it; 0: none */
+	Index bin_ref;
+	WindowSpec bin;
 	/* columns of the result that make its unique key, window start first; NIL for an ungrouped one */
 	List *key_columns; /* of int, 1-based */
 	bool exclusive; /* GROUP BY covers the key of the only stream: no two pipelines share a group */
@@ -55,6 +58,9 @@ typedef struct ContinuousPlan
 	int nstreams;
 	StreamUse *streams; /* in the order of query->streams */
 	PlannedStmt *input;
+	int input_records; /* of each stream, that it was planned for */
+	/* the same for INPUT_FEW records, for which a look-up table is better not hashed; NULL: nothing is joined */
+	PlannedStmt *input_of_few;
 	int record_column;    /* 1-based column of the input's target list */
 	GroupedPlan *grouped; /* NULL: the input's rows are the result's */
 	TupleDesc result;     /* the result's columns, without junk */

@@ -11,12 +11,14 @@
 #include "plan/continuous.h"
 
 #include "access/sysattr.h"
+#include "catalog/pg_class_d.h"
 #include "catalog/pg_operator_d.h"
 #include "catalog/pg_type.h"
 #include "executor/executor.h"
 #include "jit/jit.h"
 #include "nodes/makefuncs.h"
 #include "nodes/nodeFuncs.h"
+#include "optimizer/cost.h"
 #include "optimizer/optimizer.h"
 #include "optimizer/tlist.h"
 #include "parser/parsetree.h"
@@ -107,17 +109,64 @@ record_var(Query *query)
 
 /* ------------------------------------------------------------------ planning */
 
+/* what a page of a look-up table costs, as a share of seq_page_cost: each batch reads it, so it is in memory */
+#define CACHED_PAGE_COST 0.05
+
 static PlannedStmt *
 plan_query(Query *query)
 {
+	double set_seq_page_cost = seq_page_cost;
+	double set_random_page_cost = random_page_cost;
 	PlannedStmt *plan;
 
 	query->querySource = QSRC_ORIGINAL;
 	query->canSetTag = true;
-	/* no parallel workers: they don't see the batch */
-	plan = pg_plan_query(query, "", 0, NULL);
+	PG_TRY();
+	{
+		seq_page_cost = random_page_cost = set_seq_page_cost * CACHED_PAGE_COST;
+		/* no parallel workers: they don't see the batch */
+		plan = pg_plan_query(query, "", 0, NULL);
+	}
+	PG_FINALLY();
+	{
+		seq_page_cost = set_seq_page_cost;
+		random_page_cost = set_random_page_cost;
+	}
+	PG_END_TRY();
 	plan->jitFlags = PGJIT_NONE; /* would be compiled anew for every batch */
 	return plan;
+}
+
+/* Does a plan join what it reads of streams with anything else? */
+static bool
+joins_tables(const PlannedStmt *statement)
+{
+	ListCell *cell;
+
+	if (IsA(statement->planTree, ForeignScan))
+		return false;
+	foreach (cell, statement->rtable)
+	{
+		RangeTblEntry *rte = lfirst_node(RangeTblEntry, cell);
+
+		if (rte->rtekind == RTE_RELATION && rte->relkind != RELKIND_VIEW && !stream_is(rte->relid))
+			return true;
+	}
+	return false;
+}
+
+/* Plan the input, whose streams are marked as those of a continuous query. */
+static void
+plan_input(ContinuousPlan *result, Query *query)
+{
+	Query *of_few = copyObject(query);
+
+	result->input_records = velo_batch_size;
+	result->input = plan_query(query);
+	if (!joins_tables(result->input))
+		return;
+	stream_path_mark_continuous(of_few, INPUT_FEW);
+	result->input_of_few = plan_query(of_few);
 }
 
 /* The relation that is scanned; InvalidOid: a join that a wrapper has pushed down. */
@@ -176,6 +225,16 @@ note_scans(ContinuousPlan *result, PlannedStmt *statement, Plan *plan)
 }
 
 static void
+note_statement(ContinuousPlan *result, PlannedStmt *statement)
+{
+	ListCell *cell;
+
+	note_scans(result, statement, statement->planTree);
+	foreach (cell, statement->subplans)
+		note_scans(result, statement, lfirst(cell));
+}
+
+static void
 note_stream_use(ContinuousPlan *result)
 {
 	ListCell *cell;
@@ -184,9 +243,9 @@ note_stream_use(ContinuousPlan *result)
 	result->streams = palloc0_array(StreamUse, result->nstreams);
 	foreach (cell, result->query->streams)
 		result->streams[foreach_current_index (cell)].relid = lfirst_oid(cell);
-	note_scans(result, result->input, result->input->planTree);
-	foreach (cell, result->input->subplans)
-		note_scans(result, result->input, lfirst(cell));
+	note_statement(result, result->input);
+	if (result->input_of_few != NULL)
+		note_statement(result, result->input_of_few);
 }
 
 /* ------------------------------------------------------------------ relations that exist while a plan runs */
@@ -548,10 +607,11 @@ make_collected_query(Collector *collector, List *aggrefs, TupleDesc *relation)
 /* ------------------------------------------------------------------ grouping */
 
 static void
-describe_keys(Splitter *splitter, GroupingSpec *grouping)
+describe_keys(Splitter *splitter, const ContinuousQuery *query, GroupingSpec *grouping)
 {
 	ListCell *cell;
 
+	grouping->bin = query->bin;
 	grouping->nkeys = list_length(splitter->key_items);
 	grouping->keys = palloc0_array(KeySpec, grouping->nkeys);
 	foreach (cell, splitter->key_items)
@@ -565,6 +625,8 @@ describe_keys(Splitter *splitter, GroupingSpec *grouping)
 		key->type = exprType((Node *) tle->expr);
 		key->collation = exprCollation((Node *) tle->expr);
 		key->eqop = item->eqop;
+		if (item->tleSortGroupRef == query->bin_ref)
+			grouping->bin_key = foreach_current_index (cell);
 	}
 }
 
@@ -693,14 +755,14 @@ plan_grouped(ContinuousPlan *result, Query *query)
 	plan->grouping = grouping;
 	plan->result = result->result;
 	grouping->window = continuous->window;
-	describe_keys(&splitter, grouping);
+	describe_keys(&splitter, continuous, grouping);
 	output = make_output_query(&splitter, &plan->output_relation);
 	describe_aggregates(&splitter, plan);
 	describe_result_key(&splitter, continuous, plan);
 	describe_stream_keys(&splitter, continuous, plan);
 	plan->output = plan_query(output);
 
-	result->input = plan_query(make_input_query(&splitter));
+	plan_input(result, make_input_query(&splitter));
 	result->grouped = plan;
 	grouping->input = ExecTypeFromTL(result->input->planTree->targetlist);
 }
@@ -732,7 +794,7 @@ continuous_plan_rewritten(ContinuousQuery *continuous)
 			lappend(query->targetList,
 					makeTargetEntry((Expr *) record_var(query), list_length(query->targetList) + 1,
 									pstrdup("record"), false));
-		result->input = plan_query(query);
+		plan_input(result, query);
 	}
 	result->record_column = list_length(result->input->planTree->targetlist);
 	note_stream_use(result);

@@ -15,4 +15,6 @@
  */
 extern void stream_path_mark_continuous(Query *query, double rows);
 
+extern void stream_path_init_hooks(void);
+
 #endif /* VELO_STREAM_PATH_H */

@@ -623,6 +623,25 @@ describe_date_window(Analysis *analysis, Query *query, Node *expr, WindowSpec *s
 	}
 }
 
+bool
+describe_date_bin(Analysis *analysis, Query *query, Node *expr, WindowSpec *spec)
+{
+	FuncExpr *call = (FuncExpr *) eval_const_expressions(NULL, expr);
+
+	/* date_bin() itself will refuse what has no fixed length, record by record */
+	if (IsA(call, FuncExpr) && call->funcid == F_DATE_BIN_INTERVAL_TIMESTAMPTZ_TIMESTAMPTZ)
+	{
+		Node *stride = linitial(call->args);
+		Node *origin = lthird(call->args);
+
+		if (!IsA(stride, Const) || !IsA(origin, Const) ||
+			!window_has_length(DatumGetIntervalP(((Const *) stride)->constvalue)) ||
+			TIMESTAMP_NOT_FINITE(DatumGetTimestampTz(((Const *) origin)->constvalue)))
+			return false;
+	}
+	return describe_date_window(analysis, query, expr, spec);
+}
+
 /* ------------------------------------------------------------------ an analysed query's */
 
 WindowKey

@@ -104,6 +104,8 @@ window_get(GroupTable *table, TimestampTz start)
 	window->start = start;
 	window->end = spec->kind == WINDOW_NONE ? DT_NOEND : window_end(spec, start);
 	window->close = close_time(spec, window->end);
+	window->stored_to = DT_NOBEGIN;
+	window->learnt = PG_UINT64_MAX;
 	window_init(table, window);
 
 	if (table->nwindows == table->max_windows)
@@ -416,6 +418,7 @@ group_table_create(const GroupingSpec *spec, Oid query, int pipeline, int memory
 	table->query = query;
 	table->pipeline = pipeline;
 	table->memory_limit = table->move_at = (Size) memory_kb * 1024 / 2;
+	table->passes_at = table->look_at = DT_NOBEGIN;
 	table->shared = shared;
 	table->context = context;
 	table->temp = AllocSetContextCreate(context, "velo groups, temporary", ALLOCSET_DEFAULT_SIZES);
@@ -708,12 +711,13 @@ group_table_next_close(GroupTable *table)
 /* ------------------------------------------------------------------ durability */
 
 void
-group_table_checkpoint(GroupTable *table)
+group_table_checkpoint(GroupTable *table, TimestampTz watermark)
 {
 	if (table->shared)
 		stored_save_shared(table);
 	else
 	{
+		stored_move_passed(table, watermark);
 		stored_move_cold(table);
 		undo_reclaim(table);
 		log_checkpoint(table);

@@ -14,6 +14,7 @@
  *	group_record.c	entries as bytes, for the two below
  *	checkpoint.c	the log of chunks that makes a table of one pipeline durable
  *	stored.c		groups outside of memory: cold ones, and all of a merged query
+ *	stored_filter.c	which groups are surely not among those
  *	undo.c			what a record did to entries, to be taken back
  *	fold.c			one table into another: partial groups into shared ones
  */
@@ -24,6 +25,7 @@
 
 #include "executor/nodeAgg.h"
 #include "fmgr.h"
+#include "lib/bloomfilter.h"
 #include "lib/ilist.h"
 #include "lib/stringinfo.h"
 #include "nodes/execnodes.h"
@@ -221,8 +223,10 @@ struct Window
 	uint64 mask; /* number of slots - 1 */
 	int64 nentries;
 	int64 ngone;
-	int64 nstored;       /* groups of it in the stored groups */
-	bool logged;         /* the log has records of it */
+	int64 nstored;         /* groups of it in the stored groups */
+	TimestampTz stored_to; /* with a spec->bin, the greatest one of those, or more */
+	uint64 learnt; /* the filter has its stored groups with a hash below; PG_UINT64_MAX: all */
+	bool logged;   /* the log has records of it */
 	bool stored_changed; /* the number above must be written */
 	uint64 cursor;       /* slot from which closing goes on */
 	uint64 slice;        /* then, of the stored ones, slice of the hash from which it goes on */
@@ -247,6 +251,9 @@ struct GroupTable
 	int pipeline;
 	Size memory_limit; /* above which cold groups are moved out */
 	Size move_at;      /* the same, or more after an attempt that moved little */
+	/* when to look next for groups whose bin has passed: by the watermark, and not before by the wall clock */
+	TimestampTz passes_at;
+	TimestampTz look_at;
 	bool shared;
 
 	MemoryContext context; /* the table's own; windows are children */
@@ -298,8 +305,9 @@ struct GroupTable
 	Size abandoned;
 
 	/* the stored groups */
-	int64 nstored;  /* sum over the windows */
-	bool refreshed; /* the windows know how many */
+	int64 nstored;               /* sum over the windows */
+	bool refreshed;              /* the windows know how many */
+	bloom_filter *stored_filter; /* NULL: not used so far */
 
 	/* the log */
 	dlist_head chunks;
@@ -383,6 +391,12 @@ extern void record_read_state(GroupTable *table, Entry *entry, StringInfo in);
 extern void bytes_read(StringInfo in, void *to, Size len);
 extern char *bytes_skip(StringInfo in, Size len);
 
+/* stored_filter.c */
+/* The table of one pipeline stores groups with this hash. */
+extern void stored_filter_add(GroupTable *table, const Window *window, uint64 hash);
+/* Are there surely none stored? */
+extern bool stored_filter_lacks(const GroupTable *table, const Window *window, uint64 hash);
+
 /* undo.c */
 extern void undo_init(GroupTable *table);
 extern void undo_begin_record(GroupTable *table);
@@ -408,6 +422,7 @@ extern void stored_drop_taken(GroupTable *table, Window *window);
 extern void stored_drop_window(GroupTable *table, Window *window);
 extern void stored_save_shared(GroupTable *table);
 extern void stored_save_counts(GroupTable *table);
+extern void stored_move_passed(GroupTable *table, TimestampTz watermark);
 extern void stored_move_cold(GroupTable *table);
 extern void stored_take_all(GroupTable *table);
 extern bool stored_is_empty(Oid query, int pipeline);

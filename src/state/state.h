@@ -69,6 +69,8 @@ extern TimestampTz window_end(const WindowSpec *spec, TimestampTz start);
 
 /* An interval in microseconds (a day is 24 hours); ereport(ERROR) unless it is positive and of fixed length. */
 extern int64 window_length(const Interval *interval, const char *what);
+/* Would that return? */
+extern bool window_has_length(const Interval *interval);
 /* Cut by days of a zone's wall clock; ereport(ERROR) if there is no such zone or the size is not in days. */
 extern void window_set_zone(WindowSpec *spec, const char *zone);
 
@@ -102,6 +104,12 @@ typedef struct GroupingSpec
 	WindowSpec window;
 	int nkeys;
 	KeySpec *keys;
+	/*
+	 * How keys[bin_key], a timestamptz, cuts event time, without being a window: nothing closes by it, but groups that the
+	 * watermark has passed need no memory.  WINDOW_NONE: there is no such key.
+	 */
+	WindowSpec bin;
+	int bin_key;
 	int naggs;
 	AggSpec *aggs;
 
@@ -233,10 +241,10 @@ extern void group_touch(GroupTable *table, StateGroup *group);
 
 /*
  * Make the table durable in the running transaction: append what changed since the last checkpoint, compact some of
- * what is old, move cold groups out when memory is short.  Call just before the commit; and of a shared table, whose
- * groups all leave memory then, whenever that is wanted.
+ * what is old, move cold groups out: those whose bin the query's watermark has passed, and others when memory is short.
+ * Call just before the commit; and of a shared table, whose groups all leave memory then, whenever that is wanted.
  */
-extern void group_table_checkpoint(GroupTable *table);
+extern void group_table_checkpoint(GroupTable *table, TimestampTz watermark);
 
 /* true if a pipeline of the query has groups of its own, outside of the shared ones, by what is committed */
 extern bool group_state_is_private(Oid query, int pipeline);

@@ -4,8 +4,8 @@
  *
  * They are stored in buckets: all groups of a window with the same hash.  A bucket's key is the pipeline (or that it is
  * shared), the start of its window and the hash, in an order of bytes that is the order of time.  A window with stored
- * groups has besides a count of them, under a key of its own: so which windows there are can be asked without reading
- * the groups.
+ * groups has besides, under a key of its own, their number and the greatest of their bins, if the grouping has one: so
+ * which windows there are, and what can't be stored, is known without reading the groups.
  *
  * Private groups are at one place only: what is fetched leaves the store at once, in the same transaction.  Shared ones
  * stay there while they are in memory, which is from the first use in a transaction to its checkpoint.  In both cases a
@@ -25,6 +25,10 @@
 #define SAVE_GROUPS 1000
 /* cold groups that are put in order together: the more, the less they are scattered over the index */
 #define MOVE_GROUPS 65536
+/* stored groups of which the filter learns in one go, more or less */
+#define LEARN_GROUPS 1000
+/* how many times as long as a look for groups whose bin has passed took, until the next one */
+#define LOOK_PAUSE 20
 
 /* ------------------------------------------------------------------ keys */
 
@@ -64,6 +68,16 @@ bucket_key(const GroupTable *table, TimestampTz window, uint64 hash)
 	return make_key(table, KIND_GROUPS, window, hash, sizeof(StoredKey));
 }
 
+/* Behind all buckets of a window. */
+static bytea *
+end_key(const GroupTable *table, TimestampTz window)
+{
+	Datum last = PointerGetDatum(bucket_key(table, window, PG_UINT64_MAX));
+
+	/* longer than the last key */
+	return DatumGetByteaPP(DirectFunctionCall2(byteacat, last, last));
+}
+
 static bytea *
 count_key(const GroupTable *table, TimestampTz window)
 {
@@ -90,6 +104,7 @@ typedef struct Saver
 	StoredGroup groups[SAVE_GROUPS];
 	int ngroups;
 	Size bytes;
+	int64 moving; /* microseconds that move_groups() took */
 	MemoryContext context;
 } Saver;
 
@@ -141,6 +156,15 @@ saver_add(Saver *saver, bytea *key, bytea *state)
 		saver_flush(saver);
 }
 
+static void
+note_stored_bin(const GroupTable *table, Window *window, const Entry *entry)
+{
+	int key = table->spec->bin_key;
+
+	if (table->spec->bin.kind != WINDOW_NONE && !entry->group.key_nulls[key])
+		window->stored_to = Max(window->stored_to, DatumGetTimestampTz(entry->group.keys[key]));
+}
+
 /* Save a bucket as it is in memory; without groups it is deleted.  Returns the number of its groups. */
 static int
 save_bucket(Saver *saver, Window *window, uint64 hash)
@@ -167,6 +191,7 @@ save_bucket(Saver *saver, Window *window, uint64 hash)
 		appendBinaryStringInfo(&out, (char *) &rows, sizeof(rows));
 		if (rows > 0)
 			collected_write(entry->rows, 0, rows, &out);
+		note_stored_bin(table, window, entry);
 		n++;
 	}
 	if (n > 0)
@@ -210,12 +235,13 @@ read_bucket(GroupTable *table, Window *window, uint64 hash, const bytea *state, 
 	return n;
 }
 
-/* A StoredGroupReader: the count of a window. */
+/* A StoredGroupReader: the count of a window, and its greatest bin. */
 static void
 read_count(const StoredGroup *stored, void *arg)
 {
 	GroupTable *table = arg;
 	TimestampTz start;
+	TimestampTz stored_to;
 	uint64 hash;
 	int64 count;
 	StringInfoData in;
@@ -226,9 +252,12 @@ read_count(const StoredGroup *stored, void *arg)
 	in.cursor = 0;
 	record_check_header(table, &in);
 	bytes_read(&in, &count, sizeof(count));
+	bytes_read(&in, &stored_to, sizeof(stored_to));
 	read_key(stored->key, &start, &hash);
 	window = window_get(table, start);
 	window->nstored = count;
+	window->stored_to = stored_to;
+	window->learnt = 0;
 	table->nstored += count;
 }
 
@@ -375,9 +404,10 @@ enlarge_wanted(WantedList *list)
 
 /* Note that a bucket is wanted, if it is stored and not in memory. */
 static void
-want(WantedList *list, const Window *window, uint64 hash)
+want(const GroupTable *table, WantedList *list, const Window *window, uint64 hash)
 {
-	if (window->nstored == 0 || in_memory(window, hash, false))
+	if (window->nstored == 0 || stored_filter_lacks(table, window, hash) ||
+		in_memory(window, hash, false))
 		return;
 	/* rows that enter many windows want the same ones over and over: what is noted must not grow with the rows */
 	if (list->n == list->max)
@@ -401,6 +431,57 @@ fetch_wanted(GroupTable *table, WantedList *list)
 	pfree(list->buckets);
 }
 
+/* A StoredGroupReader: a bucket of which the filter didn't know. */
+static void
+learn_bucket(const StoredGroup *stored, void *arg)
+{
+	TimestampTz start;
+	uint64 hash;
+
+	read_key(stored->key, &start, &hash);
+	stored_filter_add(arg, window_find(arg, start), hash);
+}
+
+/* Tell the filter of some stored groups of which it doesn't know, for there is always something else to do. */
+static void
+learn_stored(GroupTable *table)
+{
+	for (int i = 0; i < table->nwindows; i++)
+	{
+		Window *window = table->windows[i];
+		uint64 step;
+		uint64 next;
+		MemoryContext old;
+
+		if (window->nstored == 0 || window->learnt == PG_UINT64_MAX)
+			continue;
+		step = PG_UINT64_MAX / (window->nstored / LEARN_GROUPS + 1);
+		next = window->learnt < PG_UINT64_MAX - step ? window->learnt + step : PG_UINT64_MAX;
+		old = MemoryContextSwitchTo(table->temp);
+		stored_groups_scan_keys(table->query, bucket_key(table, window->start, window->learnt),
+								next < PG_UINT64_MAX ? bucket_key(table, window->start, next)
+													 : end_key(table, window->start),
+								learn_bucket, table);
+		MemoryContextSwitchTo(old);
+		MemoryContextReset(table->temp);
+		window->learnt = next;
+		return;
+	}
+}
+
+/* Is the bin of a row later than all that are stored? */
+static inline bool
+is_beyond_stored(const GroupTable *table, const Window *window, const InputRows *rows, int row)
+{
+	int column;
+
+	if (table->spec->bin.kind == WINDOW_NONE)
+		return false;
+	column = table->spec->keys[table->spec->bin_key].column;
+	return !rows->nulls[column][row] &&
+		   DatumGetTimestampTz(rows->values[column][row]) > window->stored_to;
+}
+
 /* Bring the groups that these rows will enter into memory, where they are stored. */
 void
 stored_fetch(GroupTable *table, const InputRows *rows, TimestampTz closed)
@@ -409,13 +490,16 @@ stored_fetch(GroupTable *table, const InputRows *rows, TimestampTz closed)
 
 	if (table->shared)
 		stored_refresh(table);
+	else
+		learn_stored(table);
 	for (int row = 0; row < rows->nrows && table->nstored > 0; row++)
 	{
 		bool late;
 		int n = windows_for_row(table, rows, row, closed, &late);
 
 		for (int k = 0; k < n; k++)
-			want(&wanted, table->entered[k], table->hashes[row]);
+			if (!is_beyond_stored(table, table->entered[k], rows, row))
+				want(table, &wanted, table->entered[k], table->hashes[row]);
 	}
 	fetch_wanted(table, &wanted);
 }
@@ -435,7 +519,7 @@ stored_fetch_like(GroupTable *table, const GroupTable *source)
 
 		for (uint64 i = 0; window != NULL && i <= like->mask; i++)
 			if (like->slots[i].entry != NULL)
-				want(&wanted, window, like->slots[i].hash);
+				want(table, &wanted, window, like->slots[i].hash);
 	}
 	fetch_wanted(table, &wanted);
 }
@@ -492,12 +576,7 @@ slice_bounds(const GroupTable *table, const Window *window, bytea **from, bytea 
 	if (next < UINT64CONST(1) << window->slice_bits)
 		*to = bucket_key(table, window->start, next << shift);
 	else
-	{
-		/* longer than the last key */
-		*to = make_key(table, KIND_GROUPS, window->start, PG_UINT64_MAX, sizeof(StoredKey));
-		*to = DatumGetByteaPP(
-			DirectFunctionCall2(byteacat, PointerGetDatum(*to), PointerGetDatum(*to)));
-	}
+		*to = end_key(table, window->start);
 }
 
 /*
@@ -567,13 +646,13 @@ stored_drop_window(GroupTable *table, Window *window)
 /* ------------------------------------------------------------------ checkpoints */
 
 static int
-compare_entries(const void *a, const void *b)
+compare_slots(const void *a, const void *b)
 {
-	const Entry *left = *(Entry *const *) a;
-	const Entry *right = *(Entry *const *) b;
+	const HashSlot *left = a;
+	const HashSlot *right = b;
 
-	if (left->group.hash != right->group.hash)
-		return left->group.hash < right->group.hash ? -1 : 1;
+	if (left->hash != right->hash)
+		return left->hash < right->hash ? -1 : 1;
 	return 0;
 }
 
@@ -583,24 +662,27 @@ save_window(Saver *saver, Window *window)
 {
 	int64 n = 0;
 	int64 max = window->nentries;
-	Entry **entries = MemoryContextAllocHuge(saver->table->context, sizeof(Entry *) * max);
+	HashSlot *slots = MemoryContextAllocHuge(saver->table->context, sizeof(HashSlot) * max);
 
 	for (Entry *entry = window->unsaved.head; entry != NULL; entry = entry->next_unsaved)
-		entries[n++] = entry;
-	qsort(entries, n, sizeof(Entry *), compare_entries);
+	{
+		slots[n].hash = entry->group.hash;
+		slots[n++].entry = entry;
+	}
+	qsort(slots, n, sizeof(HashSlot), compare_slots);
 	for (int64 i = 0; i < n; i++)
 	{
-		bool is_stored = (entries[i]->group.flags & ENTRY_STORED) != 0;
-		bool is_gone = (entries[i]->group.flags & ENTRY_GONE) != 0;
+		bool is_stored = (slots[i].entry->group.flags & ENTRY_STORED) != 0;
+		bool is_gone = (slots[i].entry->group.flags & ENTRY_GONE) != 0;
 
-		if (i == 0 || entries[i]->group.hash != entries[i - 1]->group.hash)
-			save_bucket(saver, window, entries[i]->group.hash);
+		if (i == 0 || slots[i].hash != slots[i - 1].hash)
+			save_bucket(saver, window, slots[i].hash);
 		if (is_stored && is_gone)
 			count_stored(saver->table, window, -1);
 		else if (!is_stored && !is_gone)
 			count_stored(saver->table, window, 1);
 	}
-	pfree(entries);
+	pfree(slots);
 }
 
 /* Save what changed of a merged query, and forget all groups: others may change them after the commit. */
@@ -619,7 +701,7 @@ stored_save_shared(GroupTable *table)
 	table->refreshed = false;
 }
 
-/* Save how many groups are stored of each window. */
+/* Save how many groups are stored of each window, and their greatest bin. */
 void
 stored_save_counts(GroupTable *table)
 {
@@ -641,6 +723,7 @@ stored_save_counts(GroupTable *table)
 		appendStringInfoSpaces(&out, VARHDRSZ);
 		record_write_header(table, &out);
 		appendBinaryStringInfo(&out, (char *) &window->nstored, sizeof(window->nstored));
+		appendBinaryStringInfo(&out, (char *) &window->stored_to, sizeof(window->stored_to));
 		SET_VARSIZE(out.data, out.len);
 		saver_add(saver, count_key(table, window->start),
 				  window->nstored > 0 ? (bytea *) out.data : NULL);
@@ -689,16 +772,33 @@ median_age(const GroupTable *table)
 	return ages[n / 2];
 }
 
+/* Which groups are cold. */
+typedef struct ColdRule
+{
+	int64 age; /* those touched last before this checkpoint or one before; -1: none for that */
+	TimestampTz watermark; /* those whose bin ends by then; DT_NOBEGIN: none for that */
+} ColdRule;
+
+static bool
+has_passed(const GroupTable *table, const Entry *entry, TimestampTz watermark)
+{
+	const GroupingSpec *spec = table->spec;
+
+	return watermark != DT_NOBEGIN && !entry->group.key_nulls[spec->bin_key] &&
+		   window_end(&spec->bin, DatumGetTimestampTz(entry->group.keys[spec->bin_key])) <=
+			   watermark;
+}
+
 /* May a bucket leave memory?  Not before what changed in it was taken for emission. */
 static bool
-is_cold(const GroupTable *table, const Window *window, uint64 hash, uint32 age)
+is_cold(const GroupTable *table, const Window *window, uint64 hash, const ColdRule *rule)
 {
 	for (uint64 i = hash & window->mask; window->slots[i].entry != NULL; i = (i + 1) & window->mask)
 	{
 		const Entry *entry = window->slots[i].entry;
 
 		if (window->slots[i].hash == hash && (entry->group.flags & ENTRY_GONE) == 0 &&
-			(entry->group.touched > age ||
+			((entry->group.touched > rule->age && !has_passed(table, entry, rule->watermark)) ||
 			 (table->takes_changed && (entry->group.flags & ENTRY_CHANGED) != 0)))
 			return false;
 	}
@@ -707,33 +807,35 @@ is_cold(const GroupTable *table, const Window *window, uint64 hash, uint32 age)
 
 /* Move the buckets of these groups into the store, in the order of their keys. */
 static void
-move_entries(Saver *saver, Window *window, Entry **entries, int n)
+move_groups(Saver *saver, Window *window, HashSlot *cold, int n)
 {
 	GroupTable *table = saver->table;
+	TimestampTz begin = GetCurrentTimestamp();
 
-	qsort(entries, n, sizeof(Entry *), compare_entries);
-	for (int e = 0; e < n; e++)
+	qsort(cold, n, sizeof(HashSlot), compare_slots);
+	for (int k = 0; k < n; k++)
 	{
-		uint64 hash = entries[e]->group.hash;
+		uint64 hash = cold[k].hash;
 
-		/* a group of the same bucket was here before */
-		if ((entries[e]->group.flags & ENTRY_GONE) != 0)
+		if (k > 0 && hash == cold[k - 1].hash)
 			continue;
 		count_stored(table, window, save_bucket(saver, window, hash));
+		stored_filter_add(table, window, hash);
 		for (uint64 i = hash & window->mask; window->slots[i].entry != NULL;
 			 i = (i + 1) & window->mask)
 			if (window->slots[i].hash == hash &&
 				(window->slots[i].entry->group.flags & ENTRY_GONE) == 0)
 				entry_gone(table, window->slots[i].entry);
 	}
+	saver->moving += GetCurrentTimestamp() - begin;
 }
 
 /* Move the cold buckets of a window into the store; true if there were any. */
 static bool
-move_window(Saver *saver, Window *window, uint32 age)
+move_window(Saver *saver, Window *window, const ColdRule *rule)
 {
 	GroupTable *table = saver->table;
-	Entry **cold = MemoryContextAlloc(table->context, sizeof(Entry *) * MOVE_GROUPS);
+	HashSlot *cold = MemoryContextAlloc(table->context, sizeof(HashSlot) * MOVE_GROUPS);
 	bool moved = false;
 	int n = 0;
 
@@ -742,18 +844,60 @@ move_window(Saver *saver, Window *window, uint32 age)
 		Entry *entry = window->slots[slot].entry;
 
 		if (entry == NULL || (entry->group.flags & ENTRY_GONE) != 0 ||
-			!is_cold(table, window, window->slots[slot].hash, age))
+			!is_cold(table, window, window->slots[slot].hash, rule))
 			continue;
-		cold[n++] = entry;
+		cold[n++] = window->slots[slot];
 		moved = true;
 		if (n < MOVE_GROUPS)
 			continue;
-		move_entries(saver, window, cold, n);
+		move_groups(saver, window, cold, n);
 		n = 0;
 	}
-	move_entries(saver, window, cold, n);
+	move_groups(saver, window, cold, n);
 	pfree(cold);
 	return moved;
+}
+
+/* The end of the bin that a time falls into. */
+static TimestampTz
+bin_end(const WindowSpec *bin, TimestampTz time)
+{
+	TimestampTz start;
+
+	if (TIMESTAMP_NOT_FINITE(time) || !window_fits(bin, time) ||
+		window_assign(bin, time, &start) == 0)
+		return DT_NOEND;
+	return window_end(bin, start);
+}
+
+/*
+ * Move the groups whose bin the watermark has passed into the store: nothing is likely to change them any more.  They are
+ * looked for among all in memory, when the watermark goes from one bin to the next; but not again before much more time
+ * has gone than that takes.
+ */
+void
+stored_move_passed(GroupTable *table, TimestampTz watermark)
+{
+	ColdRule rule = {.age = -1, .watermark = watermark};
+	TimestampTz begin;
+	Saver *saver;
+
+	if (table->spec->bin.kind == WINDOW_NONE || !table->hashable || watermark == DT_NOBEGIN ||
+		watermark < table->passes_at)
+		return;
+	begin = GetCurrentTimestamp();
+	if (begin < table->look_at)
+		return;
+	saver = saver_begin(table, true);
+	for (int i = 0; i < table->nwindows; i++)
+		move_window(saver, table->windows[i], &rule);
+	table->passes_at = bin_end(&table->spec->bin, watermark);
+	table->look_at = begin + LOOK_PAUSE * (GetCurrentTimestamp() - begin - saver->moving);
+	saver_end(saver);
+	/* moving the others into new memory is worth its while when they are the fewer */
+	for (int i = 0; i < table->nwindows; i++)
+		if (table->windows[i]->ngone > table->windows[i]->nentries / 2)
+			window_rebuild(table, table->windows[i]);
 }
 
 /*
@@ -763,18 +907,18 @@ move_window(Saver *saver, Window *window, uint32 age)
 void
 stored_move_cold(GroupTable *table)
 {
+	ColdRule rule = {.watermark = DT_NOBEGIN};
 	Saver *saver;
-	uint32 age;
 	Size left;
 
 	if (!table->hashable || table->spec->nkeys == 0 ||
 		MemoryContextMemAllocated(table->context, true) <= table->move_at)
 		return;
-	age = median_age(table);
+	rule.age = median_age(table);
 	/* private groups are at one place only */
 	saver = saver_begin(table, true);
 	for (int i = 0; i < table->nwindows; i++)
-		if (move_window(saver, table->windows[i], age))
+		if (move_window(saver, table->windows[i], &rule))
 			window_rebuild(table, table->windows[i]);
 	saver_end(saver);
 	/* where little could be moved, don't try again at once */

@@ -247,18 +247,34 @@ window_end(const WindowSpec *spec, TimestampTz start)
 	return zone_window(spec, start, &start, &end) ? end : DT_NOEND;
 }
 
+/* An interval's days and time, in microseconds; false if they are too many. */
+static bool
+measure(const Interval *interval, int64 *length)
+{
+	int64 days;
+
+	return !pg_mul_s64_overflow(interval->day, USECS_PER_DAY, &days) &&
+		   !pg_add_s64_overflow(interval->time, days, length) && *length <= WINDOW_MAX_LENGTH;
+}
+
+bool
+window_has_length(const Interval *interval)
+{
+	int64 length;
+
+	return interval->month == 0 && measure(interval, &length) && length > 0;
+}
+
 int64
 window_length(const Interval *interval, const char *what)
 {
-	int64 days;
 	int64 length;
 
 	if (interval->month != 0)
 		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 						errmsg("%s must have a fixed length", what),
 						errdetail("Months and years differ in length.")));
-	if (pg_mul_s64_overflow(interval->day, USECS_PER_DAY, &days) ||
-		pg_add_s64_overflow(interval->time, days, &length) || length > WINDOW_MAX_LENGTH)
+	if (!measure(interval, &length))
 		ereport(ERROR, (errcode(ERRCODE_INTERVAL_FIELD_OVERFLOW), errmsg("%s is too long", what)));
 	if (length <= 0)
 		ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),

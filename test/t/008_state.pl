@@ -91,8 +91,12 @@ sub done { my ($name) = @_; return is($pg->query("SELECT velo.wait('$name', '60 
 	# all of them, some again, and all again in another order; with a crash after each
 	for my $keys ([ 1 .. 4000 ], [ map { 7 * $_ } 1 .. 300 ], [ reverse 1 .. 4000 ])
 	{
-		produce('cold', map { [ 0, $_, 0 ] } @$keys);
-		done('moved');
+		# in parts, so that groups move between them
+		while (my @part = splice @$keys, 0, 1000)
+		{
+			produce('cold', map { [ 0, $_, 0 ] } @part);
+			done('moved');
+		}
 		cmp_ok($pg->query($stored), '>', 1000, 'groups, long and short, are stored');
 		$pg->kill9;
 		$pg->start;
@@ -102,6 +106,46 @@ sub done { my ($name) = @_; return is($pg->query("SELECT velo.wait('$name', '60 
 	is($pg->query(qq{SELECT count(*) FROM ((TABLE moved EXCEPT ALL $select) UNION ALL ($select EXCEPT ALL TABLE moved)) AS d}), 0,
 		'the answer is right');
 	$pg->query(q{SELECT velo.drop_query('moved')});
+}
+
+# ---------------------------------------------------------------- groups that the watermark has passed
+
+{
+	my %bins = (binned => q{date_bin('1 min', ts, '2000-01-01')}, truncated => q{date_trunc('minute', ts, 'Europe/Berlin')});
+	my $select = 'SELECT %s AS minute, k, count(*) AS n FROM passing GROUP BY 1, 2';
+
+	my $is_right = sub {
+		my ($name, $when) = @_;
+		my $query = sprintf $select, $bins{$name};
+
+		done($name);
+		return is($pg->query("SELECT count(*) FROM ((TABLE $name EXCEPT ALL $query) UNION ALL ($query EXCEPT ALL TABLE $name)) AS d"), 0,
+			"$name: the answer is right $when");
+	};
+
+	create_stream('passing', 2, q{event_time => 'ts'}, q{watermark => '0 s'});
+	for my $name (sort keys %bins)
+	{
+		$pg->query(sprintf q{SELECT velo.create_query('%s', $$%s$$, pipelines => 1)}, $name, sprintf $select, $bins{$name});
+	}
+	for my $minute (0, 3)
+	{
+		# 50 groups in each of three minutes, the last of which isn't over
+		produce('passing', map { my $m = $minute + $_; map { [ $_ % 2, $_, $m ] } 1 .. 50 } 0 .. 2);
+		for my $name (sort keys %bins)
+		{
+			$is_right->($name, 'as minutes pass');
+			# a row for each of those that are stored, and one with their number
+			is($pg->query(qq{SELECT count(*) FROM velo.query_group WHERE query = (SELECT id FROM velo.query WHERE name = '$name')}),
+				50 * ($minute + 2) + 1, "$name: groups whose minute has passed are in memory no more");
+			is($pg->query(qq{SELECT groups FROM velo.pipelines WHERE query = '$name'}), 50 * ($minute + 3), "$name: and are still there");
+		}
+		produce('passing', map { [ $_ % 2, $_, $minute ] } 1 .. 10);
+		$pg->kill9;
+		$pg->start;
+		$is_right->($_, 'after records of a minute that has passed') for sort keys %bins;
+	}
+	$pg->query(qq{SELECT velo.drop_query('$_')}) for sort keys %bins;
 }
 
 # ---------------------------------------------------------------- many groups that fail
