@@ -34,7 +34,9 @@ $(OBJS): $(wildcard src/*.h $(ROOMS:%=src/%/*.h))
 
 # ---------------------------------------------------------------- for users and developers
 
-.PHONY: setup installed demo test bench bench-peers format
+.PHONY: setup installed demo test bench bench-peers bench-stages format
+
+BENCH_PROGRAMS = build/bench/bare_consumer build/bench/handwritten build/bench/load
 
 # what is missing of packages and jars (Debian)
 setup:
@@ -51,12 +53,11 @@ demo: setup
 
 # TESTS="test/t/001_quickstart.pl ...": only these
 test: setup
-	@$(MAKE) -s installed
+	@$(MAKE) -s installed $(BENCH_PROGRAMS)
 	@$(MAKE) -s -C test/decode
 	@test/run.sh perl test/run.pl $(TESTS)
 
-BENCH_PROGRAMS = build/bench/bare_consumer build/bench/handwritten build/bench/load
-
+# BENCH='REGEXP': only the cases whose names match
 bench: setup
 	@$(MAKE) -s installed $(BENCH_PROGRAMS)
 	@test/run.sh perl bench/run.pl
@@ -67,6 +68,11 @@ bench-peers:
 	@$(MAKE) -s installed $(BENCH_PROGRAMS) build/peers/streams/classes build/peers/flink/classes
 	@bash -o pipefail -c 'test/run.sh perl bench/peers/run.pl | tee build/bench-peers.md'
 	@bench/picture.pl build/bench-peers.md > bench/peers.svg
+
+# where the time of a pipeline goes; needs Linux's perf
+bench-stages: setup
+	@$(MAKE) -s installed $(BENCH_PROGRAMS)
+	@test/run.sh perl bench/stages.pl
 
 build/kafka_tool: test/kafka_tool.c
 	@mkdir -p $(@D)

@@ -146,9 +146,12 @@ CREATE TABLE velo.query_pipeline (
 	skipped bigint NOT NULL,
 	batches bigint NOT NULL,
 	closed timestamptz,
+	written timestamptz,
 	PRIMARY KEY (query, pipeline)
 ) WITH (fillfactor = 50);
 COMMENT ON TABLE velo.query_pipeline IS 'committed figures of each pipeline; see the view velo.pipelines';
+COMMENT ON COLUMN velo.query_pipeline.closed IS 'event time up to which windows are closed';
+COMMENT ON COLUMN velo.query_pipeline.written IS 'event time up to which the rows of closed windows are written as well';
 
 CREATE TABLE velo.query_error (
 	query regclass,

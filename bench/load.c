@@ -5,29 +5,38 @@
  *	load BROKERS TOPIC COUNT [OPTION=VALUE]...
  *
  *	rate=N			so many records a second, with the time at which each is produced as event time; else all at once,
- *					event time 1 ms per record from 2026-01-01 on
- *	symbols=N		so many different symbols (100)
+ *					with event times from 2026-01-01 on
+ *	step=MS			event time from one record to the next (1)
+ *	disorder=S		an event time lies up to so many seconds before that (0)
+ *	symbols=N		so many different symbols, each as likely as any other (100)
+ *	shuffled=1		each symbol once, in no order, before any comes again (0)
  *	bad=N			so many records of a thousand are no JSON (0)
  *	fields=N		so many fields in a record, those beyond the five behind them (5)
  *	partitions=N	of the topic, by symbol (1)
  *	compression=C	of the batches (none)
  *
- * With a rate it prints how well the producer itself kept time, in ms: "LATE_P50 LATE_P99 LATE_MAX ACK_P50 ACK_P99 ACK_MAX",
- * how much later than planned records were handed to librdkafka, and how long after that the broker had acknowledged them.
+ * It prints the bytes of all records (their values) together; with a rate also how well the producer itself kept time, in
+ * ms: "LATE_P50 LATE_P99 LATE_MAX ACK_P50 ACK_P99 ACK_MAX", how much later than planned records were handed to librdkafka,
+ * and how long after that the broker had acknowledged them.
  */
 #include "bench.h"
 
 typedef struct Options
 {
 	int64_t rate; /* 0: as fast as it gets */
+	unsigned step;
+	unsigned disorder;
 	unsigned symbols;
+	bool shuffled;
 	unsigned bad;
 	unsigned fields;
 	unsigned partitions;
 	const char *compression;
 } Options;
 
-#define MAX_FIELDS 100
+#define MAX_FIELDS 1000
+/* a prime, so that its multiples, modulo any smaller number, are all numbers below that */
+#define SHUFFLE UINT64_C(2147483647)
 
 static int64_t count;
 static double *acknowledged; /* by record; before that, when it was produced */
@@ -40,8 +49,14 @@ parse_option(Options *options, const char *argument)
 
 	if (value && strncmp(argument, "rate=", 5) == 0)
 		options->rate = atoll(value + 1);
+	else if (value && strncmp(argument, "step=", 5) == 0)
+		options->step = atoi(value + 1);
+	else if (value && strncmp(argument, "disorder=", 9) == 0)
+		options->disorder = atoi(value + 1);
 	else if (value && strncmp(argument, "symbols=", 8) == 0)
 		options->symbols = atoi(value + 1);
+	else if (value && strncmp(argument, "shuffled=", 9) == 0)
+		options->shuffled = atoi(value + 1);
 	else if (value && strncmp(argument, "bad=", 4) == 0)
 		options->bad = atoi(value + 1);
 	else if (value && strncmp(argument, "fields=", 7) == 0 && atoi(value + 1) <= MAX_FIELDS)
@@ -125,8 +140,10 @@ int
 main(int argc, char **argv)
 {
 	rd_kafka_conf_t *conf = rd_kafka_conf_new();
-	Options options = {.symbols = 100, .fields = 5, .partitions = 1, .compression = "none"};
+	Options options = {
+		.step = 1, .symbols = 100, .fields = 5, .partitions = 1, .compression = "none"};
 	uint64_t random = 42;
+	int64_t bytes = 0;
 	char error[512];
 	char ts[64];
 	double start;
@@ -167,6 +184,11 @@ main(int argc, char **argv)
 		unsigned symbol;
 		int len;
 
+		random = random * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
+		if (options.shuffled)
+			symbol = i * SHUFFLE % options.symbols;
+		else
+			symbol = (unsigned) (random >> 33) % options.symbols;
 		if (options.rate)
 		{
 			double due = start + (double) i / options.rate;
@@ -180,11 +202,13 @@ main(int argc, char **argv)
 		}
 		else
 		{
-			format_time(ts, sizeof(ts), (FIRST_TIME_MS + i) * 1000);
+			int64_t time = FIRST_TIME_MS + i * options.step;
+
+			if (options.disorder)
+				time -= (random >> 24) % (options.disorder * UINT64_C(1000));
+			format_time(ts, sizeof(ts), time * 1000);
 			strcpy(ts + 23, "Z"); /* milliseconds are enough */
 		}
-		random = random * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
-		symbol = (unsigned) (random >> 33) % options.symbols;
 		snprintf(key, sizeof(key), "S%03u", symbol);
 		len = snprintf(value, sizeof(value),
 					   "{\"symbol\":\"%s\",\"price\":%u.%02u,\"volume\":%u,\"ts\":\"%s\","
@@ -195,6 +219,7 @@ main(int argc, char **argv)
 			len = append_field(value, len, field, (unsigned) (random >> 37) % 100000);
 		if ((random >> 35) % 1000 < options.bad)
 			value[len - 1] = ']';
+		bytes += len;
 		while (rd_kafka_produce(rkt, symbol % options.partitions, RD_KAFKA_MSG_F_COPY, value, len,
 								key, strlen(key), acknowledged ? &acknowledged[i] : NULL))
 			rd_kafka_poll(rk, 10);
@@ -203,11 +228,12 @@ main(int argc, char **argv)
 	}
 	if (rd_kafka_flush(rk, 600000) || nfailed > 0)
 		bench_die("not everything was acknowledged");
+	printf("%lld ", (long long) bytes);
 	if (options.rate)
 	{
 		print_percentiles(late);
 		print_percentiles(acknowledged);
-		printf("\n");
 	}
+	printf("\n");
 	return 0;
 }

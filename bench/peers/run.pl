@@ -2,9 +2,9 @@
 # run.pl: the same query over the same topic in velo, Kafka Streams and Flink SQL, in turn, and print Markdown.  To be run
 # through test/run.sh; ../README.md says how the peers are configured and how to read the figures.
 #
+#	BENCH			a regular expression: only cases whose name it matches
 #	BENCH_RECORDS	records in the topic (5000000)
 #	BENCH_RUNS		runs of each case, of which the median counts (3)
-#	BENCH_CASES		a regular expression: only cases whose name it matches
 
 use strict;
 use warnings;
@@ -12,43 +12,42 @@ use warnings;
 use FindBin;
 use lib "$FindBin::Bin/../lib";
 use Velo::Bench;
+use Velo::Bench::Query;
+use Velo::Bench::Report qw(compare circumstances);
+use Velo::Bench::Topics;
 use Velo::Process qw(scratch_dir);
 
-my $records = $ENV{BENCH_RECORDS} // 5_000_000;
-my $runs = $ENV{BENCH_RUNS} // 3;
-my $cases = $ENV{BENCH_CASES} // '';
-my $bench = Velo::Bench->new;
-
-my $select = 'SELECT symbol, avg(price) AS avg_price, count(*) AS n FROM trades WHERE price > 100';
-my $tumbling = "$select WINDOW TUMBLING(5m) GROUP BY symbol";
+my $wanted = $ENV{BENCH} // '';
+my $bench = Velo::Bench->new(records => $ENV{BENCH_RECORDS});
+my ($records, %options) = Velo::Bench::Topics::describe('trades', $bench->scale);
+my $tumbling = Velo::Bench::Query->new(
+	list => 'symbol, avg(price) AS avg_price, count(*) AS n',
+	where => 'price > 100',
+	group => 'symbol',
+	size => '5m');
+my $grouped = $tumbling->with(size => undef);
 
 sub velo
 {
-	my ($work, $query, $condition) = @_;
-	my $found = 'SELECT count(*), sum(n) FROM bench' . ($condition ? " WHERE $condition" : '');
+	my ($name, $query, $work, $condition) = @_;
 
-	return sub {
-		my @figures = $bench->query($query, $records, $found);
-
-		$bench->found($work, split /\|/, $bench->last_message);
-		return @figures;
-	};
+	return { name => "velo, $name", topic => 'trades', query => $query, found => $work, condition => $condition };
 }
 
 # A peer writes its results into a topic; what counts there is the last row by key and window.
 sub peer
 {
-	my ($work, $peer, $class, $query, $condition) = @_;
+	my ($name, $query, $work, $condition) = @_;
+	my ($peer, $class) = $name =~ /^Flink/ ? qw(flink FlinkQuery) : qw(streams StreamsQuery);
 	my $run = 0;
 
 	$condition //= 'true';
-
-	return sub {
+	my $measure = sub {
 		my $results = sprintf '%s_%s_%d', $peer, $query, ++$run;
 		my $lib = "$ENV{VELO_BUILD}/peers/$peer";
 
 		$bench->kafka->create_topic($results, 1);
-		my @figures = $bench->command('java', '-Xmx2g', '-Dorg.slf4j.simpleLogger.defaultLogLevel=error', '-cp',
+		my ($figures) = $bench->command('java', '-Xmx2g', '-Dorg.slf4j.simpleLogger.defaultLogLevel=error', '-cp',
 			"$lib/classes:$lib/lib/*", $class, $bench->kafka->brokers, 'trades', $records, $results,
 			scratch_dir($peer), $query);
 
@@ -58,30 +57,29 @@ CREATE FOREIGN TABLE $results (key bytea OPTIONS (metadata 'key'), window_start 
 SELECT count(*), sum(n) FROM (SELECT max(n) AS n FROM $results WHERE $condition GROUP BY key, window_start, symbol) AS r;
 SQL
 		$bench->found($work, split /\|/, $found);
-		return @figures;
+		return $figures;
 	};
+	return { name => $name, topic => 'trades', measure => $measure };
 }
 
 # Streams and velo leave the last window open, Flink's bounded source closes it.  Streams looks only each second for windows
 # to emit, and not at the end of the topic, so that its last one or two may be missing.
-my $surely_closed = sprintf '< %d', (1767225600 + ($records - 900_000) / 1000) * 1000;
-my @table = (
-	[ 'bare consumer' => sub { $bench->program('bare_consumer', 'trades') } ],
-	[ 'by hand' => sub { $bench->program('handwritten', 'trades') } ],
-	[ 'velo, tumbling, final' => velo('closed windows', "$tumbling EMIT FINAL", "1000 * extract(epoch FROM window_start) $surely_closed") ],
-	[ 'velo, tumbling, changes' => velo('all windows', "$tumbling EMIT CHANGES") ],
-	[ 'velo, group by' => velo('group by', "$select GROUP BY symbol") ],
-	[ 'Kafka Streams, tumbling, final' => peer('closed windows', 'streams', 'StreamsQuery', 'tumbling_final',
-			"('x' || encode(substr(key, length(key) - 7), 'hex'))::bit(64)::bigint $surely_closed") ],
-	[ 'Kafka Streams, tumbling, changes' => peer('all windows', 'streams', 'StreamsQuery', 'tumbling_changes') ],
-	[ 'Kafka Streams, group by' => peer('group by', 'streams', 'StreamsQuery', 'group_by') ],
-	[ 'Flink SQL, tumbling, final' => peer('all windows', 'flink', 'FlinkQuery', 'tumbling_final') ],
-	[ 'Flink SQL, group by' => peer('group by', 'flink', 'FlinkQuery', 'group_by') ]);
+my $end = 1767225600 + $records * ($options{step} // 1) / 1000;
+my $surely_closed = sprintf '< %d', ($end - 900) * 1000;
+my @table = grep { $_->{name} =~ /$wanted/ } (
+	{ name => 'bare consumer', topic => 'trades', program => 'bare_consumer' },
+	{ name => 'by hand', topic => 'trades', program => 'handwritten' },
+	velo('tumbling, final', $tumbling->with(emit => 'FINAL'), 'closed windows', "1000 * extract(epoch FROM window_start) $surely_closed"),
+	velo('tumbling, changes', $tumbling->with(emit => 'CHANGES'), 'all windows'),
+	velo('group by', $grouped, 'group by'),
+	peer('Kafka Streams, tumbling, final', 'tumbling_final', 'closed windows',
+		"('x' || encode(substr(key, length(key) - 7), 'hex'))::bit(64)::bigint $surely_closed"),
+	peer('Kafka Streams, tumbling, changes', 'tumbling_changes', 'all windows'),
+	peer('Kafka Streams, group by', 'group_by', 'group by'),
+	peer('Flink SQL, tumbling, final', 'tumbling_final', 'all windows'),
+	peer('Flink SQL, group by', 'group_by', 'group by'));
 
-@table = grep { $_->[0] =~ /(?:$cases)/ } @table;
-die "no case matches $cases\n" unless @table;
+die "no case matches $wanted\n" unless @table;
 
-$bench->load('trades', $records);
-$bench->print_circumstances(
-	join ' ', (map { "$_=$ENV{$_}" } grep { defined $ENV{$_} } qw(BENCH_RECORDS BENCH_RUNS BENCH_CASES)), 'make bench-peers');
-$bench->compare($runs, [ 'by hand', 'velo, tumbling, final', 'velo, group by' ], @table);
+print circumstances($bench, 'make bench-peers', qw(BENCH BENCH_RECORDS BENCH_RUNS)), "\n";
+compare($bench, $ENV{BENCH_RUNS} // 3, [ 'by hand', 'velo, tumbling, final', 'velo, group by' ], @table);

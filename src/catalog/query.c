@@ -100,7 +100,8 @@ enum
 	PIPELINE_SKIPPED,
 	PIPELINE_BATCHES,
 	PIPELINE_CLOSED,
-	PIPELINE_NATTS = PIPELINE_CLOSED
+	PIPELINE_WRITTEN,
+	PIPELINE_NATTS = PIPELINE_WRITTEN
 };
 
 /* columns of velo.query_error */
@@ -615,8 +616,34 @@ query_set_pipelines(Oid id, int npipelines)
 }
 
 void
+query_forget_written(Oid id)
+{
+	Relation rel = rows_open("query_pipeline", RowExclusiveLock);
+	Datum values[PIPELINE_NATTS + 1] = {0};
+	bool nulls[PIPELINE_NATTS + 1] = {[PIPELINE_WRITTEN] = true};
+	bool replace[PIPELINE_NATTS + 1] = {[PIPELINE_WRITTEN] = true};
+	ScanKeyData key;
+	SysScanDesc scan;
+	HeapTuple tuple;
+
+	rows_key_oid(&key, PIPELINE_QUERY, id);
+	scan = rows_scan(rel, &key, 1);
+	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
+	{
+		ItemPointerData place = tuple->t_self;
+
+		tuple = heap_modify_tuple(tuple, RelationGetDescr(rel), values + 1, nulls + 1, replace + 1);
+		CatalogTupleUpdate(rel, &place, tuple);
+	}
+	systable_endscan(scan);
+	table_close(rel, NoLock);
+	CommandCounterIncrement();
+}
+
+void
 query_set_merged(Oid id)
 {
+	query_forget_written(id);
 	update_columns(id, QUERY_MERGED, BoolGetDatum(true), QUERY_GENERATION,
 				   Int32GetDatum(next_generation(id)));
 }
@@ -817,7 +844,7 @@ query_read_counters(Oid id, int pipeline, PipelineCounters *counters)
 {
 	Relation rel = rows_open("query_pipeline", AccessShareLock);
 	Datum values[PIPELINE_NATTS + 1] = {0};
-	bool nulls[PIPELINE_NATTS + 1] = {[PIPELINE_CLOSED] = true};
+	bool nulls[PIPELINE_NATTS + 1] = {[PIPELINE_CLOSED] = true, [PIPELINE_WRITTEN] = true};
 	ScanKeyData keys[2];
 	SysScanDesc scan;
 	HeapTuple tuple;
@@ -840,6 +867,8 @@ query_read_counters(Oid id, int pipeline, PipelineCounters *counters)
 	counters->batches = DatumGetInt64(values[PIPELINE_BATCHES]);
 	counters->closed =
 		nulls[PIPELINE_CLOSED] ? DT_NOBEGIN : DatumGetTimestampTz(values[PIPELINE_CLOSED]);
+	counters->written =
+		nulls[PIPELINE_WRITTEN] ? DT_NOBEGIN : DatumGetTimestampTz(values[PIPELINE_WRITTEN]);
 	table_close(rel, AccessShareLock);
 	return found;
 }
@@ -863,17 +892,20 @@ query_save_counters(Oid id, int pipeline, const PipelineCounters *counters)
 	values[PIPELINE_BATCHES] = Int64GetDatum(counters->batches);
 	values[PIPELINE_CLOSED] =
 		timestamp_datum(counters->closed, DT_NOBEGIN, &nulls[PIPELINE_CLOSED]);
+	values[PIPELINE_WRITTEN] =
+		timestamp_datum(counters->written, DT_NOBEGIN, &nulls[PIPELINE_WRITTEN]);
 	rows_key_oid(&keys[0], PIPELINE_QUERY, id);
 	rows_key_int4(&keys[1], PIPELINE_PIPELINE, pipeline);
 	save_row(rel, keys, 2, values + 1, nulls + 1);
 	table_close(rel, NoLock);
 }
 
-TimestampTz
-query_closed(Oid id)
+/* The greatest value of a column of times in the rows of a query's pipelines. */
+static TimestampTz
+greatest_of_pipelines(Oid id, AttrNumber column)
 {
 	Relation rel = rows_open("query_pipeline", AccessShareLock);
-	TimestampTz closed = DT_NOBEGIN;
+	TimestampTz greatest = DT_NOBEGIN;
 	ScanKeyData key;
 	SysScanDesc scan;
 	HeapTuple tuple;
@@ -883,14 +915,26 @@ query_closed(Oid id)
 	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
 	{
 		bool isnull;
-		Datum value = heap_getattr(tuple, PIPELINE_CLOSED, RelationGetDescr(rel), &isnull);
+		Datum value = heap_getattr(tuple, column, RelationGetDescr(rel), &isnull);
 
 		if (!isnull)
-			closed = Max(closed, DatumGetTimestampTz(value));
+			greatest = Max(greatest, DatumGetTimestampTz(value));
 	}
 	systable_endscan(scan);
 	table_close(rel, AccessShareLock);
-	return closed;
+	return greatest;
+}
+
+TimestampTz
+query_closed(Oid id)
+{
+	return greatest_of_pipelines(id, PIPELINE_CLOSED);
+}
+
+TimestampTz
+query_written(Oid id)
+{
+	return greatest_of_pipelines(id, PIPELINE_WRITTEN);
 }
 
 TimestampTz

@@ -186,8 +186,10 @@ typedef struct PipelineCounters
 	int64 dead_letters;
 	int64 skipped;
 	int64 batches;
-	/* the query's watermark that its windows were last closed by; DT_NOBEGIN: none */
+	/* the query's watermark that its windows were last closed by, for records; DT_NOBEGIN: none */
 	TimestampTz closed;
+	/* the time up to which the rows of windows that have closed are written, too */
+	TimestampTz written;
 } PipelineCounters;
 
 /* NULL if there is no such query (any more). */
@@ -247,6 +249,8 @@ extern TimestampTz partitions_watermark(List *partitions);
 
 /* The greatest "closed" of the query's pipelines; DT_NOBEGIN if none has closed a window. */
 extern TimestampTz query_closed(Oid id);
+/* The same of "written". */
+extern TimestampTz query_written(Oid id);
 /* The least "closed" of the pipelines 0 to npipelines - 1; DT_NOBEGIN if one of them has closed no window. */
 extern TimestampTz query_closed_by_all(Oid id, int npipelines);
 
@@ -294,7 +298,15 @@ extern void query_clear_errors(Oid id);
  */
 extern TimestampTz query_next_attempt(Oid id, int pipeline);
 extern void query_set_pipelines(Oid id, int npipelines);
+/*
+ * From now on the groups of the query are shared; see query_forget_written().
+ */
 extern void query_set_merged(Oid id);
+/*
+ * Groups of windows that have closed may come from elsewhere before they are written: nothing counts as written until some
+ * pipeline has found that all is.  The caller has the query locked (query_lock()).
+ */
+extern void query_forget_written(Oid id);
 
 /*
  * Look at the partitions of a stream of the query and take in those that are new, from their first record on; bumps the

@@ -19,6 +19,9 @@
 #include "utils/resowner.h"
 #include "utils/snapmgr.h"
 
+/* how many groups ahead they are fetched */
+#define PREFETCH_GROUPS 8
+
 struct Emitter
 {
 	GroupedPlan *plan;
@@ -281,6 +284,8 @@ compute_output(EmitState *state)
 		MemoryContext old = MemoryContextSwitchTo(row_context);
 
 		CHECK_FOR_INTERRUPTS();
+		if (i + PREFETCH_GROUPS < state->ngroups)
+			group_prefetch(state->groups[state->first + i + PREFETCH_GROUPS]);
 		put_group(state, i, store, values, nulls);
 		MemoryContextSwitchTo(old);
 		MemoryContextReset(row_context);

@@ -208,9 +208,10 @@ make_result_table(const QueryInfo *query, ContinuousQuery *continuous)
 						errhint("Give the query another name, or an existing table to write to as "
 								"\"target\".")));
 	SPI_connect();
-	/* half empty pages: rows of groups are updated in place again and again */
+	/* half empty pages where rows of groups are updated in place again and again */
 	execute(psprintf("CREATE TABLE %s (%s)%s", name, column_definitions(continuous),
-					 continuous->grouped ? " WITH (fillfactor = 50)" : ""));
+					 continuous->grouped && query->emit == EMIT_CHANGES ? " WITH (fillfactor = 50)"
+																		: ""));
 	relid = get_relname_relid(query->plain_name, nspid);
 	if (!OidIsValid(relid))
 		elog(ERROR, "table %s was not created", name);

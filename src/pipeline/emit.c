@@ -19,6 +19,9 @@
 
 /* groups emitted at once: bounds memory, and the work between two looks at interrupts */
 #define EMIT_GROUPS 10000
+/* fewer of a window that closes where transactions are to be short: a set takes about a third of that time */
+#define CLOSE_GROUPS_PER_MS 100
+#define MIN_CLOSE_GROUPS 500
 
 /* ---------------------------------------------------------------- appended rows */
 
@@ -311,17 +314,30 @@ emit_changed(Pipeline *pipeline)
 		emit_in_sets(pipeline, groups, ngroups);
 }
 
-void
-close_windows(Pipeline *pipeline, TimestampTz watermark)
+/* Write or drop the next set of groups of windows that close.  Returns false when there is none. */
+static bool
+close_set(Pipeline *pipeline, TimestampTz watermark)
 {
+	int64 wanted = (int64) pipeline->query->options.commit_interval * CLOSE_GROUPS_PER_MS;
+	int max = (int) Max(MIN_CLOSE_GROUPS, Min(wanted, EMIT_GROUPS));
 	StateGroup **groups;
 	int ngroups;
 
-	while (group_table_take_closed(pipeline->groups, watermark, EMIT_GROUPS, &groups, &ngroups))
-	{
-		CHECK_FOR_INTERRUPTS();
-		if (pipeline->query->emit == EMIT_FINAL)
-			emit_in_sets(pipeline, groups, ngroups);
-		group_table_drop_closed(pipeline->groups);
-	}
+	CHECK_FOR_INTERRUPTS();
+	if (pipeline->query->emit == EMIT_CHANGES)
+		return group_table_drop_unseen(pipeline->groups, watermark, max);
+	if (!group_table_take_closed(pipeline->groups, watermark, max, &groups, &ngroups))
+		return false;
+	emit_in_sets(pipeline, groups, ngroups);
+	group_table_drop_closed(pipeline->groups);
+	return true;
+}
+
+bool
+close_windows(Pipeline *pipeline, TimestampTz watermark, TimestampTz until)
+{
+	while (close_set(pipeline, watermark))
+		if (until != DT_NOEND && (GetCurrentTimestamp() >= until || is_waited_for(pipeline)))
+			return group_table_count_closed(pipeline->groups, watermark) == 0;
+	return true;
 }

@@ -305,7 +305,7 @@ alter_pipelines(QueryInfo *query, int wanted)
 	(void) query_read_counters(query->id, 0, &total);
 	for (int i = npipelines; i < query->npipelines; i++)
 	{
-		const PipelineCounters none = {.closed = DT_NOBEGIN};
+		const PipelineCounters none = {.closed = DT_NOBEGIN, .written = DT_NOBEGIN};
 		PipelineCounters counters;
 
 		(void) query_read_counters(query->id, i, &counters);
@@ -320,6 +320,7 @@ alter_pipelines(QueryInfo *query, int wanted)
 		query_save_counters(query->id, i, &none);
 	}
 	query_save_counters(query->id, 0, &total);
+	query_forget_written(query->id);
 	query->npipelines = npipelines;
 }
 

@@ -121,16 +121,16 @@ ask_for_goals(const QueryInfo *query, Waited *waited, int timeout_ms)
 	return error == NULL;
 }
 
-/* Have the pipelines closed the windows that the committed watermark passes? */
+/* Have the pipelines closed and written the windows that the committed watermark passes? */
 static bool
-windows_closed(const QueryInfo *query, List *partitions)
+windows_written(const QueryInfo *query, List *partitions)
 {
 	TimestampTz watermark = partitions_watermark(partitions);
 
 	if (!query->windowed || watermark == DT_NOBEGIN)
 		return true;
 	if (query->merged)
-		return query_closed(query->id) >= watermark;
+		return query_written(query->id) >= watermark;
 	for (int i = 0; i < query->npipelines; i++)
 	{
 		PipelineCounters counters;
@@ -140,7 +140,7 @@ windows_closed(const QueryInfo *query, List *partitions)
 		foreach (lc, partitions)
 			has_any |= ((PartitionInfo *) lfirst(lc))->pipeline == i;
 		(void) query_read_counters(query->id, i, &counters);
-		if (has_any && counters.closed < watermark)
+		if (has_any && counters.written < watermark)
 			return false;
 	}
 	return true;
@@ -187,7 +187,7 @@ is_done(const QueryInfo *query, const Waited *waited)
 		if (!goal_reached(lfirst(lc), partitions))
 			return false;
 	}
-	return has_begun(query) && windows_closed(query, partitions);
+	return has_begun(query) && windows_written(query, partitions);
 }
 
 /* Look at one query until it is done (true) or the time is over. */

@@ -4,7 +4,9 @@
  *
  * One transaction is the exactly-once protocol: results, changed state and offsets commit together or not at all.  It
  * takes as many batches as come within the commit interval and ends earlier when the pipeline has caught up.  No
- * transaction or snapshot is held while waiting for Kafka.
+ * transaction or snapshot is held while waiting for Kafka.  Windows of many groups close in the course of several
+ * transactions, each of which spends a commit interval on that at most, beside the records that come meanwhile.  If those
+ * close windows faster than they are written, no more are read until it is down to one.
  *
  * Memory has two truths, the catalog's and the worker's.  After a commit they agree.  After an abort the worker's is
  * thrown away and taken from the catalog again: groups are loaded from the last checkpoint, sources go back to the
@@ -341,6 +343,7 @@ set_up(Oid id, int number, int generation)
 		(void) query_read_counters(id, number, &pipeline->counters);
 		pipeline->committed_counters = pipeline->counters;
 		pipeline->closed = pipeline->counters.closed;
+		pipeline->written = pipeline->counters.written;
 		make_plan(pipeline);
 		MemoryContextSwitchTo(context);
 	}
@@ -558,8 +561,7 @@ told_to_stop(void)
 	return slot != NULL && slot->stop;
 }
 
-/* Somebody waits for what this transaction has locked, and that may be meant to last for long. */
-static bool
+bool
 is_waited_for(const Pipeline *pipeline)
 {
 	PipelineSlot *slot = pipeline_my_slot();
@@ -651,6 +653,7 @@ enter_shared_groups(Pipeline *pipeline)
 	PopActiveSnapshot();
 	PushActiveSnapshot(GetTransactionSnapshot());
 	pipeline->closed = Max(pipeline->closed, query_closed(pipeline->id));
+	pipeline->written = Max(pipeline->written, query_written(pipeline->id));
 	pipeline->in_shared_groups = true;
 }
 
@@ -745,31 +748,44 @@ siblings_stopped(Pipeline *pipeline)
 }
 
 /*
- * What changed is emitted, and all windows that event time has passed are closed.  Returns the query's watermark, if its
- * groups have anything to do with it; else DT_NOBEGIN.
+ * Close the windows that event time has passed, by its watermark, until that has taken long enough.
+ */
+static void
+close_passed_windows(Pipeline *pipeline, TimestampTz watermark, TimestampTz until)
+{
+	/* what was folded in may be of a pipeline that lagged behind those that have closed by now */
+	if (watermark <= pipeline->closed && pipeline->written >= pipeline->closed &&
+		group_table_next_close(pipeline->groups) > pipeline->closed)
+		return;
+	pipeline->closed = watermark;
+	pipeline->written = watermark;
+	if (!close_windows(pipeline, watermark, until))
+	{
+		/* up to the first that is still there */
+		pipeline->written = group_table_next_close(pipeline->groups) - 1;
+		pipeline->closing = true;
+		pipeline->behind = group_table_count_closed(pipeline->groups, watermark) > 1;
+	}
+}
+
+/*
+ * Windows that event time has passed are closed.  Returns the query's watermark, if its groups have anything to do with
+ * it; else DT_NOBEGIN.
  */
 static TimestampTz
-settle_groups(Pipeline *pipeline)
+settle_windows(Pipeline *pipeline, TimestampTz until)
 {
 	const GroupingSpec *grouping = pipeline->plan->grouped->grouping;
 	TimestampTz now;
 	TimestampTz watermark;
 
-	emit_changed(pipeline);
 	if (!pipeline->query->windowed && grouping->bin.kind == WINDOW_NONE)
 		return DT_NOBEGIN;
 	now = GetCurrentTimestamp();
 	update_idleness(pipeline, now);
 	watermark = query_watermark(pipeline, now);
-	/* what was folded in may be of a pipeline that lagged behind those that have closed by now */
-	if (pipeline->query->windowed &&
-		(!pipeline->query->merged || all_groups_are_shared(pipeline)) &&
-		(watermark > pipeline->closed ||
-		 group_table_next_close(pipeline->groups) <= pipeline->closed))
-	{
-		close_windows(pipeline, watermark);
-		pipeline->closed = watermark;
-	}
+	if (pipeline->query->windowed && (!pipeline->query->merged || all_groups_are_shared(pipeline)))
+		close_passed_windows(pipeline, watermark, until);
 	return watermark;
 }
 
@@ -785,10 +801,11 @@ siblings_have_groups(Pipeline *pipeline)
 /*
  * stop => 'end': when all pipelines have reached their stops, each closes what is its own, and the last one to do so
  * finishes the query.  Not before: until then the stream's key may turn out to be untrue, and groups be shared.  So a
- * pipeline that is there too early ends, and the scheduler starts it once more when all are.
+ * pipeline that is there too early ends, and the scheduler starts it once more when all are.  Returns whether the
+ * pipeline has come to its end; not while there is still something to close.
  */
 static bool
-finish_if_stopped(Pipeline *pipeline)
+finish_if_stopped(Pipeline *pipeline, TimestampTz until)
 {
 	bool last;
 
@@ -801,7 +818,11 @@ finish_if_stopped(Pipeline *pipeline)
 	{
 		if (pipeline->query->merged && !all_groups_are_shared(pipeline))
 			return true;
-		close_windows(pipeline, DT_NOEND);
+		if (!close_windows(pipeline, DT_NOEND, until))
+		{
+			pipeline->closing = true;
+			return false;
+		}
 		last = !siblings_have_groups(pipeline);
 	}
 	if (last)
@@ -822,7 +843,8 @@ become_merged(Pipeline *pipeline)
 	TimestampTz advanced;
 
 	begin_transaction();
-	if (query_enter(pipeline->id, pipeline->query->generation, &advanced))
+	if (query_lock(pipeline->id) &&
+		query_enter(pipeline->id, pipeline->query->generation, &advanced))
 	{
 		ereport(LOG, (errmsg("pipelines of query \"%s\" share groups from now on",
 							 pipeline->query->name),
@@ -910,9 +932,10 @@ static TransactionEnd
 transaction(Pipeline *pipeline)
 {
 	QueryInfo *query = pipeline->query;
-	TimestampTz until = GetCurrentTimestamp() + query->options.commit_interval * (int64) US_PER_MS;
+	int64 interval = query->options.commit_interval * (int64) US_PER_MS;
+	TimestampTz until = GetCurrentTimestamp() + interval;
 	int enough = Max(1, query->options.batch_size / 4);
-	int records = total_records(pipeline);
+	int records = pipeline->behind ? 0 : total_records(pipeline);
 	int64 processed = 0;
 	bool proven;
 	TimestampTz watermark = DT_NOBEGIN;
@@ -971,9 +994,14 @@ transaction(Pipeline *pipeline)
 	if (is_global_aggregate(pipeline))
 		(void) group_table_global(pipeline->groups);
 	if (pipeline->groups != NULL)
-		watermark = settle_groups(pipeline);
+		emit_changed(pipeline);
+	/* what is left to close then goes on in the next transaction, if there is one */
+	until = pipeline->failed == NULL ? GetCurrentTimestamp() + interval : DT_NOEND;
+	pipeline->closing = pipeline->behind = false;
+	if (pipeline->groups != NULL)
+		watermark = settle_windows(pipeline, until);
 	if (pipeline->failed == NULL)
-		pipeline->all_stopped = finish_if_stopped(pipeline);
+		pipeline->all_stopped = finish_if_stopped(pipeline, until);
 	if (pipeline->groups != NULL)
 		record_stage(METRIC_WRITE, GetCurrentTimestamp() - stage_start);
 	pipeline->stage = STAGE_COMMIT;
@@ -982,6 +1010,7 @@ transaction(Pipeline *pipeline)
 		group_table_checkpoint(pipeline->groups, watermark);
 	save_partitions(pipeline);
 	pipeline->counters.closed = pipeline->closed;
+	pipeline->counters.written = pipeline->written;
 	query_save_counters(pipeline->id, pipeline->number, &pipeline->counters);
 	if (pipeline->stream_keys != NULL)
 		stream_keys_forget(pipeline);
@@ -1068,6 +1097,7 @@ restore_committed(Pipeline *pipeline)
 	release_batches(pipeline);
 	pipeline->counters = pipeline->committed_counters;
 	pipeline->closed = pipeline->committed_counters.closed;
+	pipeline->written = pipeline->committed_counters.written;
 	pipeline->failed = NULL;
 	pipeline->stage = STAGE_NONE;
 	for (int s = 0; s < pipeline->nstreams; s++)
@@ -1198,7 +1228,7 @@ static bool
 transaction_is_due(Pipeline *pipeline)
 {
 	TimestampTz now = GetCurrentTimestamp();
-	bool due = pipeline->due;
+	bool due = pipeline->due || pipeline->closing;
 
 	due |= skip_control_records(pipeline);
 	due |= topic_id_is_news(pipeline);
@@ -1236,7 +1266,8 @@ pipeline_run(Oid query, int number, int generation)
 	while (!told_to_stop() && !pipeline->all_stopped && pipeline->failed == NULL)
 	{
 		yield_if_asked();
-		(void) gather(pipeline);
+		if (!pipeline->behind)
+			(void) gather(pipeline);
 		AcceptInvalidationMessages();
 		if (streams_are_stale || settings_changed() || !watch_sources(pipeline))
 			break;

@@ -93,8 +93,9 @@ typedef struct Pipeline
 	PipelineCounters committed_counters;
 
 	/* event time */
-	TimestampTz closed;         /* the query's watermark as last acted on */
-	TimestampTz advanced;       /* velo.advance_watermark(): event time is at least this */
+	TimestampTz closed;   /* the query's watermark as last acted on */
+	TimestampTz written;  /* up to which closed windows are written as well; at most "closed" */
+	TimestampTz advanced; /* velo.advance_watermark(): event time is at least this */
 	TimestampTz all_idle_since; /* wall clock; DT_NOBEGIN: some partition is active */
 	TimestampTz idle_stand;     /* the query's watermark when all became idle */
 
@@ -108,7 +109,9 @@ typedef struct Pipeline
 	SourceTrouble trouble; /* as the query's error says it */
 	/* velo.query_error speaks of a run that has achieved nothing, or of trouble that may be over */
 	bool unproven;
-	bool due;    /* a transaction is wanted though no record came */
+	bool due;     /* a transaction is wanted though no record came */
+	bool closing; /* so is another one, for the last has written a part of what closes */
+	bool behind;  /* and more than one window waits for that: no records are read meanwhile */
 	bool folded; /* of a merged query: this pipeline has shared its share of groups that were not */
 	bool all_shared;       /* of a merged query: no pipeline has groups of its own any more */
 	bool in_shared_groups; /* see enter_shared_groups(); of the running transaction */
@@ -117,6 +120,8 @@ typedef struct Pipeline
 } Pipeline;
 
 /* worker.c */
+/* Does somebody wait for what this transaction has locked, and that may be meant to last for long? */
+extern bool is_waited_for(const Pipeline *pipeline);
 /* Read a stream anew from its partitions' next offsets on; records of it that were not processed are read again. */
 extern void reopen_source(Pipeline *pipeline, PipelineStream *stream);
 
@@ -171,8 +176,13 @@ extern void fail_bad_groups(Pipeline *pipeline);
 extern void emit_appended(Pipeline *pipeline);
 /* EMIT CHANGES: the groups that changed since the last call. */
 extern void emit_changed(Pipeline *pipeline);
-/* Close the windows that the watermark has passed; EMIT FINAL writes them.  DT_NOEND closes all there is. */
-extern void close_windows(Pipeline *pipeline, TimestampTz watermark);
+/*
+ * Close the windows that the watermark has passed; EMIT FINAL writes them.  DT_NOEND closes all there is.  When "until"
+ * has come (DT_NOEND: never), or somebody waits, it stops at the next set of groups and returns whether nothing is left; if
+ * there is, call it again in another transaction.
+ * Windows that have begun to close are closed for records, so pipeline->closed must be committed with them.
+ */
+extern bool close_windows(Pipeline *pipeline, TimestampTz watermark, TimestampTz until);
 
 /* metrics.c */
 /* Records a second, for velo.pipelines: falls to 0 when none come.  When to call it again; DT_NOEND: after a commit. */

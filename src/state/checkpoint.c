@@ -9,7 +9,7 @@
  * work for each commit, proportional to what it appends, and never a stop.
  *
  * A group or window that leaves the table while older records of it stand in the log is taken back by a record of its
- * own.  Such a record is needed as long as older chunks exist.  As compaction goes from the oldest chunk on, it is
+ * own; of the groups of a window that closes one says it for all of them up to some key.  Such a record is needed as long as older chunks exist.  As compaction goes from the oldest chunk on, it is
  * enough to keep a chunk with such records until it is the oldest.
  *
  * All of this runs in the transaction that commits it; if that fails, the table is destroyed with its bookkeeping.
@@ -24,9 +24,11 @@
 #define LOG_SLACK (1024 * 1024)
 #define MAX_SMALL_CHUNKS 256
 
-#define RECORD_GROUP 'G'         /* name, state */
-#define RECORD_ROWS 'R'          /* name, position, length, rows */
-#define RECORD_FORGET 'F'        /* name */
+#define RECORD_GROUP 'G'  /* name, state */
+#define RECORD_ROWS 'R'   /* name, position, length, rows */
+#define RECORD_FORGET 'F' /* name */
+#define RECORD_FORGET_THROUGH                                                                      \
+	'T' /* name: the groups of its window up to this one, in the order of keys */
 #define RECORD_FORGET_WINDOW 'W' /* start */
 
 void
@@ -130,6 +132,25 @@ log_forget(GroupTable *table, Entry *entry)
 	table->open_chunk->forgets = true;
 }
 
+/*
+ * The next groups of a window that closes have left the table, in the order of their keys.  None comes back, so what is
+ * saved of the window from now on is of later ones.
+ */
+void
+log_forget_through(GroupTable *table, Window *window, StateGroup **groups, int n)
+{
+	Size live = table->live_bytes;
+
+	if (!window->logged)
+		return;
+	for (int i = 0; i < n; i++)
+		release_entry(table, (Entry *) groups[i]);
+	table->leaving_bytes += live - table->live_bytes;
+	begin_record(table, RECORD_FORGET_THROUGH);
+	record_write_name(table, (Entry *) groups[n - 1], &table->buffer);
+	table->open_chunk->forgets = true;
+}
+
 /* A window is about to leave the table with all that is still in it. */
 void
 log_forget_window(GroupTable *table, Window *window)
@@ -142,6 +163,8 @@ log_forget_window(GroupTable *table, Window *window)
 	begin_record(table, RECORD_FORGET_WINDOW);
 	appendBinaryStringInfo(&table->buffer, (char *) &window->start, sizeof(window->start));
 	table->open_chunk->forgets = true;
+	table->leaving_bytes = 0;
+	window->logged = false;
 }
 
 static RowSegment *
@@ -334,6 +357,7 @@ empty_chunk(GroupTable *table, LogChunk *chunk)
 					resave_segment(table, entry, chunk, position);
 				break;
 			case RECORD_FORGET:
+			case RECORD_FORGET_THROUGH:
 				read_entry(table, &in);
 				break;
 			case RECORD_FORGET_WINDOW:
@@ -349,8 +373,11 @@ empty_chunk(GroupTable *table, LogChunk *chunk)
 static bool
 log_too_long(const GroupTable *table)
 {
-	return table->log_bytes > 2 * table->live_bytes + LOG_SLACK ||
-		   (Size) table->nchunks > MAX_SMALL_CHUNKS + 4 * (table->live_bytes / CHUNK_TARGET);
+	/* chunks that a window leaves group by group are soon gone as a whole */
+	Size live = table->live_bytes + table->leaving_bytes;
+
+	return table->log_bytes > 2 * live + LOG_SLACK ||
+		   (Size) table->nchunks > MAX_SMALL_CHUNKS + 4 * (live / CHUNK_TARGET);
 }
 
 static void
@@ -527,13 +554,49 @@ unload_window(GroupTable *table, TimestampTz start)
 {
 	Window *window = window_find(table, start);
 
-	for (uint64 i = 0; window != NULL && i <= window->mask; i++)
+	if (window == NULL)
+		return;
+	for (uint64 i = 0; i <= window->mask; i++)
 	{
 		Entry *entry = window->slots[i].entry;
 
 		if (entry != NULL && (entry->group.flags & ENTRY_GONE) == 0)
 			unload(table, entry);
 	}
+	window->left_through = NULL;
+}
+
+/* Note how far the closing of a window had come; a later record of the same goes before it. */
+static void
+load_left_through(GroupTable *table, StringInfo in)
+{
+	MemoryContext old = MemoryContextSwitchTo(table->temp);
+	Window *window = window_find(table, record_read_name(table, in));
+
+	if (window != NULL)
+		window->left_through = entry_alloc(table, window, 0, table->probe, table->probe_nulls);
+	MemoryContextSwitchTo(old);
+	MemoryContextReset(table->temp);
+}
+
+/* Unload the groups that have left a window which was closing. */
+static void
+unload_left(GroupTable *table, Window *window)
+{
+	MemoryContext old = MemoryContextSwitchTo(table->temp);
+
+	keys_order_init(table);
+	for (uint64 i = 0; i <= window->mask; i++)
+	{
+		Entry *entry = window->slots[i].entry;
+
+		if (entry != NULL && (entry->group.flags & ENTRY_GONE) == 0 &&
+			keys_compare(table, entry, window->left_through) <= 0)
+			unload(table, entry);
+		MemoryContextReset(table->temp);
+	}
+	window->left_through = NULL;
+	MemoryContextSwitchTo(old);
 }
 
 /* A StateChunkReader. */
@@ -587,6 +650,10 @@ load_chunk(int64 seq, const char *data, Size len, void *arg)
 				entry = load_entry(loader, &in, false);
 				if (entry != NULL)
 					unload(table, entry);
+				break;
+			case RECORD_FORGET_THROUGH:
+				chunk->forgets = true;
+				load_left_through(table, &in);
 				break;
 			case RECORD_FORGET_WINDOW:
 				chunk->forgets = true;
@@ -679,6 +746,9 @@ log_load(GroupTable *table)
 	loader.context =
 		AllocSetContextCreate(table->context, "velo state log", ALLOCSET_DEFAULT_SIZES);
 	state_chunk_scan(table->query, table->pipeline, load_chunk, &loader);
+	for (int i = 0; i < table->nwindows; i++)
+		if (table->windows[i]->left_through != NULL)
+			unload_left(table, table->windows[i]);
 	load_segments(&loader);
 	load_states(&loader);
 	MemoryContextDelete(loader.context);

@@ -1,14 +1,15 @@
 /*
  * group_keys.c
- *		Hash and equality of group keys, by the types' own functions.
+ *		Hash, equality and order of group keys, by the types' own functions.
  *
- * NULLs are equal to each other.  Hashes are part of the keys of stored groups, so they must not depend on anything
+ * NULLs are equal to each other and come last.  Hashes are part of the keys of stored groups, so they must not depend on anything
  * but the values and the major version of PostgreSQL.
  */
 #include "state/group_table.h"
 
 #include "catalog/pg_type.h"
 #include "common/hashfn.h"
+#include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
 #include "utils/typcache.h"
@@ -224,4 +225,71 @@ keys_equal(GroupTable *table, const Entry *entry, const Datum *keys, const bool 
 		}
 	}
 	return true;
+}
+
+/* ------------------------------------------------------------------ order */
+
+/* In the current memory context. */
+static SortSupport
+order_create(const KeySpec *keys, int nkeys, bool abbreviate)
+{
+	SortSupport order = palloc0(sizeof(SortSupportData) * nkeys);
+
+	for (int i = 0; i < nkeys; i++)
+	{
+		TypeCacheEntry *type = lookup_type_cache(keys[i].type, TYPECACHE_LT_OPR);
+
+		/* results have unique indexes on the keys, so this is hardly possible */
+		if (!OidIsValid(type->lt_opr))
+			ereport(ERROR, (errcode(ERRCODE_UNDEFINED_FUNCTION),
+							errmsg("could not identify an ordering operator for type %s",
+								   format_type_be(keys[i].type))));
+		order[i].ssup_cxt = CurrentMemoryContext;
+		order[i].ssup_collation = keys[i].collation;
+		order[i].ssup_attno = i + 1;
+		order[i].abbreviate = abbreviate;
+		PrepareSortSupportFromOrderingOp(type->lt_opr, &order[i]);
+	}
+	return order;
+}
+
+/* Before anything is asked about the order. */
+void
+keys_order_init(GroupTable *table)
+{
+	const GroupingSpec *spec = table->spec;
+	MemoryContext old;
+
+	if (table->key_order != NULL || spec->nkeys == 0)
+		return;
+	old = MemoryContextSwitchTo(table->context);
+	table->lead_order = order_create(&spec->keys[0], 1, true);
+	table->key_order = order_create(spec->keys, spec->nkeys, false);
+	MemoryContextSwitchTo(old);
+}
+
+/* What keys_compare_leads() wants of a group, without another look at it. */
+Datum
+keys_lead(GroupTable *table, const Entry *entry, bool *isnull)
+{
+	const SortSupport order = table->lead_order;
+
+	*isnull = table->spec->nkeys == 0 || entry->group.key_nulls[0];
+	if (*isnull)
+		return (Datum) 0;
+	if (order->abbrev_converter == NULL)
+		return entry->group.keys[0];
+	return order->abbrev_converter(entry->group.keys[0], order);
+}
+
+/* Order of two groups of a window, 0 only if they are the same; may leave garbage in the current memory context. */
+int
+keys_compare(GroupTable *table, const Entry *a, const Entry *b)
+{
+	int result = 0;
+
+	for (int i = 0; i < table->spec->nkeys && result == 0; i++)
+		result = ApplySortComparator(a->group.keys[i], a->group.key_nulls[i], b->group.keys[i],
+									 b->group.key_nulls[i], &table->key_order[i]);
+	return result;
 }

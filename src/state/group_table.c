@@ -84,7 +84,7 @@ window_init(GroupTable *table, Window *window)
 	window->nentries = window->ngone = 0;
 	window->arena_left = 0;
 	window->arena_next = FIRST_ARENA_BLOCK;
-	window->cursor = 0;
+	window->order = NULL;
 	window->changed.head = window->changed.tail = NULL;
 	window->unsaved.head = window->unsaved.tail = NULL;
 	MemoryContextSwitchTo(old);
@@ -277,8 +277,6 @@ enlarge(Window *window)
 	for (uint64 i = 0; i < nold; i++)
 		if (old[i].entry != NULL)
 			insert(window, old[i].hash, old[i].entry);
-	/* closing must not miss what has moved to the front */
-	window->cursor = 0;
 	pfree(old);
 }
 
@@ -322,9 +320,9 @@ window_copy_value(Window *window, Datum value, bool byval, int16 typlen)
 	return PointerGetDatum(copy);
 }
 
-/* A new group of a window, without transition values.  Keys by reference must be detoasted. */
+/* Memory for a group of a window, with its keys, which nobody can find. */
 Entry *
-entry_create(GroupTable *table, Window *window, uint64 hash, const Datum *keys, const bool *nulls)
+entry_alloc(GroupTable *table, Window *window, uint64 hash, const Datum *keys, const bool *nulls)
 {
 	int nkeys = table->spec->nkeys;
 	Entry *entry = window_alloc(window, table->entry_size);
@@ -342,6 +340,14 @@ entry_create(GroupTable *table, Window *window, uint64 hash, const Datum *keys, 
 				window_copy_value(window, keys[i], table->keys[i].byval, table->keys[i].typlen);
 	}
 	entry->window = window;
+	return entry;
+}
+
+/* A new group of a window, without transition values.  Keys by reference must be detoasted. */
+Entry *
+entry_create(GroupTable *table, Window *window, uint64 hash, const Datum *keys, const bool *nulls)
+{
+	Entry *entry = entry_alloc(table, window, hash, keys, nulls);
 
 	if ((uint64) window->nentries >= (window->mask + 1) / 4 * 3)
 		enlarge(window);
@@ -350,12 +356,19 @@ entry_create(GroupTable *table, Window *window, uint64 hash, const Datum *keys, 
 	return entry;
 }
 
-/* A group leaves; its memory goes with the window. */
+/* Nobody finds the group any more; its memory goes with the window. */
 void
-entry_gone(GroupTable *table, Entry *entry)
+entry_left(Entry *entry)
 {
 	entry->group.flags |= ENTRY_GONE;
 	entry->window->ngone++;
+}
+
+/* A group leaves, which the next checkpoint is to know. */
+void
+entry_gone(GroupTable *table, Entry *entry)
+{
+	entry_left(entry);
 	if (table->shared)
 		entry_unsaved(entry);
 	else
@@ -598,7 +611,7 @@ group_touch(GroupTable *table pg_attribute_unused(), StateGroup *group)
 	entry_unsaved((Entry *) group);
 }
 
-/* ------------------------------------------------------------------ what changed, what closes */
+/* ------------------------------------------------------------------ what changed */
 
 /* Append to table->result. */
 void
@@ -635,77 +648,6 @@ group_table_take_changed(GroupTable *table, int *ngroups)
 	}
 	*ngroups = table->nresult;
 	return table->result;
-}
-
-/* A window leaves, with what is still in it and of it. */
-static void
-drop_window(GroupTable *table, Window *window)
-{
-	/* even without groups left, their count is stored until it is taken back */
-	if (window->nstored > 0 || window->stored_changed)
-		stored_drop_window(table, window);
-	log_forget_window(table, window);
-	window_free(table, window);
-}
-
-bool
-group_table_take_closed(GroupTable *table, TimestampTz watermark, int max, StateGroup ***groups,
-						int *ngroups)
-{
-	Assert(table->closing == NULL);
-	if (table->shared)
-		stored_refresh(table);
-	table->nresult = 0;
-	while (table->nwindows > 0 && window_is_closed(table->windows[0], watermark))
-	{
-		Window *window = table->windows[0];
-
-		/* first what is in memory, then what is stored */
-		while (window->cursor <= window->mask && table->nresult < max)
-		{
-			Entry *entry = window->slots[window->cursor++].entry;
-
-			if (entry != NULL && (entry->group.flags & ENTRY_GONE) == 0)
-				result_add(table, entry);
-		}
-		if (table->nresult == 0 && window->nstored > 0)
-			stored_take(table, window, max);
-		if (table->nresult > 0)
-		{
-			table->closing = window;
-			break;
-		}
-		drop_window(table, window);
-	}
-	*groups = table->result;
-	*ngroups = table->nresult;
-	return table->nresult > 0;
-}
-
-void
-group_table_drop_closed(GroupTable *table)
-{
-	Window *window = table->closing;
-
-	if (window == NULL)
-		return;
-	table->closing = NULL;
-	if (window->taken != NULL)
-		stored_drop_taken(table, window);
-	else if (window->cursor > window->mask && window->nstored == 0)
-		drop_window(table, window);
-	else
-	{
-		for (int i = 0; i < table->nresult; i++)
-			entry_gone(table, (Entry *) table->result[i]);
-	}
-	table->nresult = 0;
-}
-
-TimestampTz
-group_table_next_close(GroupTable *table)
-{
-	return table->nwindows > 0 ? table->windows[0]->close : DT_NOEND;
 }
 
 /* ------------------------------------------------------------------ durability */

@@ -6,8 +6,9 @@
  * hash table of entries; an entry is a group with its transition values and, where collected aggregates need them, its
  * kept input rows.
  *
- *	group_table.c	windows, entries, rows into them, what changed and what closes
- *	group_keys.c	hash and equality of group keys
+ *	group_table.c	windows, entries, rows into them, what changed
+ *	closing.c		windows that are over
+ *	group_keys.c	hash, equality and order of group keys
  *	aggregate.c		transition and final functions, states to bytes and back
  *	transition.c	the commonest transitions, for many rows at once
  *	collected.c		kept input rows
@@ -30,9 +31,11 @@
 #include "lib/stringinfo.h"
 #include "nodes/execnodes.h"
 #include "utils/memutils.h"
+#include "utils/sortsupport.h"
 
 typedef struct Entry Entry;
 typedef struct Window Window;
+typedef struct ClosingOrder ClosingOrder;
 
 /* ------------------------------------------------------------------ aggregates */
 
@@ -228,10 +231,12 @@ struct Window
 	uint64 learnt; /* the filter has its stored groups with a hash below; PG_UINT64_MAX: all */
 	bool logged;   /* the log has records of it */
 	bool stored_changed; /* the number above must be written */
-	uint64 cursor;       /* slot from which closing goes on */
+	ClosingOrder *order; /* in which closing takes the groups in memory; NULL: it hasn't begun */
 	uint64 slice;        /* then, of the stored ones, slice of the hash from which it goes on */
 	int slice_bits;      /* leading bits of the hash that make a slice */
 	Window *taken;       /* the stored groups that take_closed() returned; NULL: none */
+	/* while loading: a copy of the last group that the log says has left, in the order of keys; NULL: none has */
+	Entry *left_through;
 	EntryList changed;
 	EntryList unsaved;
 };
@@ -269,8 +274,10 @@ struct GroupTable
 	Datum *collected_values; /* [spec->ncollected], scratch */
 	bool *collected_nulls;
 	Key *keys;
-	bool hashable; /* all keys have hash functions */
-	Datum *probe;  /* [nkeys] keys looked for */
+	bool hashable;          /* all keys have hash functions */
+	SortSupport key_order;  /* [nkeys]; NULL: not asked for yet */
+	SortSupport lead_order; /* of the first key, abbreviated where its type can be */
+	Datum *probe;           /* [nkeys] keys looked for */
 	bool *probe_nulls;
 	Size keys_offset; /* in an entry */
 	Size nulls_offset;
@@ -315,6 +322,7 @@ struct GroupTable
 	int64 next_seq;
 	Size log_bytes;
 	Size live_bytes;
+	Size leaving_bytes;    /* that were live until their groups left a window that is closing */
 	uint32 checkpoint;     /* number of the next one since loading */
 	StringInfoData buffer; /* records on their way into a chunk */
 	LogChunk *open_chunk;  /* what they will stand in */
@@ -325,6 +333,20 @@ extern void keys_init(GroupTable *table);
 extern void keys_hash_rows(GroupTable *table, const InputRows *rows);
 extern uint64 keys_hash(GroupTable *table, const Datum *keys, const bool *nulls);
 extern bool keys_equal(GroupTable *table, const Entry *entry, const Datum *keys, const bool *nulls);
+extern void keys_order_init(GroupTable *table);
+extern Datum keys_lead(GroupTable *table, const Entry *entry, bool *isnull);
+extern int keys_compare(GroupTable *table, const Entry *a, const Entry *b);
+
+/*
+ * Order of two groups by what keys_lead() gives for them; 0: it does not tell.
+ */
+static inline int
+keys_compare_leads(GroupTable *table, Datum a, bool a_isnull, Datum b, bool b_isnull)
+{
+	return table->spec->nkeys == 0
+			   ? 0
+			   : ApplySortComparator(a, a_isnull, b, b_isnull, table->lead_order);
+}
 
 /* group_table.c */
 extern Window *window_find(GroupTable *table, TimestampTz start);
@@ -345,8 +367,11 @@ extern int windows_for_row(GroupTable *table, const InputRows *rows, int row, Ti
 						   bool *late);
 extern Entry *entry_find(GroupTable *table, Window *window, uint64 hash, const Datum *keys,
 						 const bool *nulls);
+extern Entry *entry_alloc(GroupTable *table, Window *window, uint64 hash, const Datum *keys,
+						  const bool *nulls);
 extern Entry *entry_create(GroupTable *table, Window *window, uint64 hash, const Datum *keys,
 						   const bool *nulls);
+extern void entry_left(Entry *entry);
 extern void entry_unsaved(Entry *entry);
 extern void entry_changed(Entry *entry);
 extern void entry_gone(GroupTable *table, Entry *entry);
@@ -410,6 +435,7 @@ extern void log_load(GroupTable *table);
 extern void log_checkpoint(GroupTable *table);
 extern void log_delete(GroupTable *table);
 extern void log_forget(GroupTable *table, Entry *entry);
+extern void log_forget_through(GroupTable *table, Window *window, StateGroup **groups, int n);
 extern void log_forget_window(GroupTable *table, Window *window);
 
 /* stored.c */
@@ -419,6 +445,7 @@ extern void stored_fetch_like(GroupTable *table, const GroupTable *source);
 extern void stored_fetch_one(GroupTable *table, TimestampTz start, uint64 hash);
 extern void stored_take(GroupTable *table, Window *window, int max);
 extern void stored_drop_taken(GroupTable *table, Window *window);
+extern bool stored_drop_slice(GroupTable *table, Window *window, int max);
 extern void stored_drop_window(GroupTable *table, Window *window);
 extern void stored_save_shared(GroupTable *table);
 extern void stored_save_counts(GroupTable *table);

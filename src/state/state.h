@@ -177,6 +177,15 @@ typedef struct StateGroup
 	uint64 hash;
 } StateGroup;
 
+/* Fetch what is about to be asked of a group into the processor's cache. */
+static inline void
+group_prefetch(const StateGroup *group)
+{
+	/* its keys and values are right behind it */
+	for (int line = 0; line < 3; line++)
+		__builtin_prefetch((const char *) group + 64 * line);
+}
+
 /*
  * A table for one pipeline of a query, empty.  "shared": the groups are those of a merged query, all kept in the
  * stored groups of catalog/: the caller holds the query's lock from apply to commit, groups touched are fetched first
@@ -214,13 +223,23 @@ extern StateGroup *group_table_global(GroupTable *table);
 extern StateGroup **group_table_take_changed(GroupTable *table, int *ngroups);
 
 /*
- * Groups of windows with end + grace <= watermark, window by window in order of start; they stay until
- * group_table_drop_closed().  "max" bounds how many at once; call again after dropping.  Returns false when there is
- * nothing (more) to close.
+ * Groups of windows with end + grace <= watermark, window by window in order of start, about "max" at once; those of a
+ * window that are in memory in the order of their keys.  They stay until group_table_drop_closed(); call again after that,
+ * or in a later transaction.  Returns false when there is nothing (more) to close.  A window that has begun to close must
+ * get no more rows.
  */
 extern bool group_table_take_closed(GroupTable *table, TimestampTz watermark, int max,
 									StateGroup ***groups, int *ngroups);
 extern void group_table_drop_closed(GroupTable *table);
+
+/*
+ * Drop groups of such windows that nobody wants to see: one window, or about "max" of the stored groups of one that has
+ * more.  Returns false when there is nothing (more) to drop.
+ */
+extern bool group_table_drop_unseen(GroupTable *table, TimestampTz watermark, int max);
+
+/* Of how many windows with end + grace <= watermark is anything left? */
+extern int group_table_count_closed(GroupTable *table, TimestampTz watermark);
 
 /* The least time at which a window of the table closes; DT_NOEND if none is open. */
 extern TimestampTz group_table_next_close(GroupTable *table);

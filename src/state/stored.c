@@ -565,18 +565,39 @@ take_bucket(const StoredGroup *stored, void *arg)
 	MemoryContextReset(table->temp);
 }
 
-/* The bounds of a window's slice of buckets. */
-static void
-slice_bounds(const GroupTable *table, const Window *window, bytea **from, bytea **to)
+static uint64
+window_slices(const Window *window)
 {
-	int shift = 64 - window->slice_bits;
-	uint64 next = window->slice + 1;
+	return UINT64CONST(1) << window->slice_bits;
+}
 
-	*from = bucket_key(table, window->start, window->slice_bits == 0 ? 0 : window->slice << shift);
-	if (next < UINT64CONST(1) << window->slice_bits)
-		*to = bucket_key(table, window->start, next << shift);
-	else
-		*to = end_key(table, window->start);
+/* Before the first slice: make them as long as "max" groups are, about. */
+static void
+choose_slices(const GroupTable *table, Window *window, int max)
+{
+	if (window->slice == 0 && window->slice_bits == 0 && table->hashable)
+		while ((window->nstored >> window->slice_bits) > max && window->slice_bits < 62)
+			window->slice_bits++;
+}
+
+/* The key at which a slice of a window's buckets begins, or behind all slices. */
+static bytea *
+slice_start(const GroupTable *table, const Window *window, uint64 slice)
+{
+	if (slice == 0)
+		return bucket_key(table, window->start, 0);
+	if (slice < window_slices(window))
+		return bucket_key(table, window->start, slice << (64 - window->slice_bits));
+	return end_key(table, window->start);
+}
+
+/* Delete the next slice, that of groups included which memory has as well. */
+static void
+delete_slice(GroupTable *table, Window *window)
+{
+	stored_groups_delete_range(table->query, slice_start(table, window, window->slice),
+							   slice_start(table, window, window->slice + 1));
+	window->slice++;
 }
 
 /*
@@ -586,19 +607,14 @@ slice_bounds(const GroupTable *table, const Window *window, bytea **from, bytea 
 void
 stored_take(GroupTable *table, Window *window, int max)
 {
-	if (window->slice == 0 && window->slice_bits == 0 && table->hashable)
-		while ((window->nstored >> window->slice_bits) > max && window->slice_bits < 62)
-			window->slice_bits++;
-
-	for (; window->slice < UINT64CONST(1) << window->slice_bits; window->slice++)
+	choose_slices(table, window, max);
+	while (window->slice < window_slices(window))
 	{
 		TakeState state = {table, window, window_copy(table, window)};
-		bytea *from;
-		bytea *to;
 
-		/* not in table->temp, which take_bucket() empties while the scan still needs its bounds */
-		slice_bounds(table, window, &from, &to);
-		stored_groups_scan(table->query, from, to, take_bucket, &state);
+		/* the bounds are not in table->temp, which take_bucket() empties while the scan still needs them */
+		stored_groups_scan(table->query, slice_start(table, window, window->slice),
+						   slice_start(table, window, window->slice + 1), take_bucket, &state);
 		for (uint64 i = 0; i <= state.taken->mask; i++)
 			if (state.taken->slots[i].entry != NULL)
 				result_add(table, state.taken->slots[i].entry);
@@ -608,6 +624,7 @@ stored_take(GroupTable *table, Window *window, int max)
 			return;
 		}
 		window_discard(state.taken);
+		delete_slice(table, window);
 	}
 }
 
@@ -615,15 +632,24 @@ stored_take(GroupTable *table, Window *window, int max)
 void
 stored_drop_taken(GroupTable *table, Window *window)
 {
-	bytea *from;
-	bytea *to;
-
-	slice_bounds(table, window, &from, &to);
-	stored_groups_delete_range(table->query, from, to);
+	delete_slice(table, window);
 	count_stored(table, window, -window->taken->nentries);
-	window->slice++;
 	window_discard(window->taken);
 	window->taken = NULL;
+}
+
+/*
+ * Delete about "max" stored groups of a window that closes, which nobody wants to see.  Their count stays as it is until
+ * the window goes.  Returns false when there are no more.
+ */
+bool
+stored_drop_slice(GroupTable *table, Window *window, int max)
+{
+	choose_slices(table, window, max);
+	if (window->slice == window_slices(window))
+		return false;
+	delete_slice(table, window);
+	return true;
 }
 
 /* Delete all stored groups of a window. */
@@ -631,13 +657,11 @@ void
 stored_drop_window(GroupTable *table, Window *window)
 {
 	StoredGroup count = {count_key(table, window->start), NULL};
-	bytea *from;
-	bytea *to;
 
-	window->slice = 0;
-	window->slice_bits = 0;
-	slice_bounds(table, window, &from, &to);
-	stored_groups_delete_range(table->query, from, to);
+	/* those that were deleted by slices are not looked for again, which takes long */
+	if (window->nstored > 0 && window->slice < window_slices(window))
+		stored_groups_delete_range(table->query, slice_start(table, window, window->slice),
+								   slice_start(table, window, window_slices(window)));
 	stored_groups_save(table->query, &count, 1, false);
 	table->nstored -= window->nstored;
 	window->nstored = 0;

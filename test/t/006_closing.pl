@@ -257,4 +257,132 @@ SQL
 	}
 }
 
+# ---------------------------------------------------------------- in parts
+
+# A window of many groups closes in the course of several transactions, here of 500 groups each.  A trigger on the result
+# bears witness of each row and its transaction, and when it has seen as many rows as it is allowed to, it waits: so there is
+# time to look, and to kill, in the middle.
+{
+	my $n = 15_000;
+	my $expected = "SELECT k, 2, md5(repeat(k, 60)) FROM (SELECT 'k' || i AS k FROM generate_series(1, $n) AS i) AS g";
+	my %queries = (
+		private => ['pipelines => 1'],
+		stored => ['pipelines => 1'],
+		shared => ['pipelines => 2'],
+		altered => ['pipelines => 1'],
+		ended => [ 'pipelines => 1', q{stop => 'end'} ]);
+	my ($name, $what);
+
+	my $allow = sub { return $pg->query("UPDATE allowed SET rows = (SELECT last_value FROM rows_seen) + $_[0]") };
+	my $rows = sub { return $pg->query("SELECT count(*) FROM $name") };
+	my $stands = sub {
+		$what = "$name: $_[0]";
+		ok($pg->wait_until(q{SELECT EXISTS (SELECT FROM pg_locks, allowed WHERE locktype = 'advisory' AND objid::bigint > rows)}), $what);
+		return cmp_ok($rows->(), '<', $n, "$what: not all is written");
+	};
+	my $go_on = sub {
+		my $before = $rows->();
+
+		$allow->(1200);
+		$stands->(@_);
+		return cmp_ok($rows->(), '>', $before, "$what: another part is written");
+	};
+	my $kill = sub {
+		my ($pid) = $pg->query(q{SELECT pid FROM pg_locks WHERE locktype = 'advisory'});
+		my $checkpointer = $pg->query(q{SELECT pid FROM pg_stat_activity WHERE backend_type = 'checkpointer'});
+
+		kill 'KILL', $pid;
+		return $pg->wait_until("SELECT pid <> $checkpointer FROM pg_stat_activity WHERE backend_type = 'checkpointer'");
+	};
+
+	$pg->query(<<'SQL');
+CREATE SEQUENCE rows_seen;
+CREATE TABLE allowed (rows bigint);
+INSERT INTO allowed VALUES (0);
+CREATE TABLE seen (name text, operation text, k text, transaction xid8);
+CREATE FUNCTION seen() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+	number bigint := nextval('public.rows_seen');
+BEGIN
+	INSERT INTO public.seen VALUES (TG_TABLE_NAME, TG_OP, NEW.k, pg_current_xact_id());
+	IF number > (SELECT rows FROM public.allowed) THEN
+		PERFORM pg_advisory_xact_lock(number);
+		WHILE number > (SELECT rows FROM public.allowed) LOOP
+			PERFORM pg_sleep(0.01);
+		END LOOP;
+	END IF;
+	RETURN NULL;
+END $$;
+SQL
+	for (sort keys %queries)
+	{
+		$name = $_;
+		my $memory = $name eq 'stored' ? ', "pipeline_memory": "8 MB"' : '';
+		my $records = 2 * $n;
+		my $read = sub { return $pg->query("SELECT sum(records_in) = $records FROM velo.pipelines WHERE query = '$name'") eq 't' };
+
+		create_stream("parts_$name", 2, q{options => '{"idle_timeout": "0"}'});
+		produce("parts_$name", map { [ $_ % 2, 'k' . (1 + $_ % $n), 5 ] } 0 .. 2 * $n - 1);
+		$allow->(1200);
+		$pg->query("BEGIN; SELECT velo.create_query('$name', "
+			  . "'SELECT k, count(*) AS n, md5(max(repeat(k, 60))) AS m FROM parts_$name WINDOW TUMBLING(10s) GROUP BY k', "
+			  . join(', ', @{ $queries{$name} }, qq(options => '{"commit_interval": "1 ms"$memory}')) . '); '
+			  . "CREATE TRIGGER seen AFTER INSERT OR UPDATE OR DELETE ON $name FOR EACH ROW EXECUTE FUNCTION seen(); COMMIT");
+		if ($name ne 'ended')
+		{
+			processed($name, "$name: all groups");
+			produce("parts_$name", [ 0, 'next', 15 ], [ 1, 'next', 15 ]);
+			$records += 2;
+		}
+		$stands->('the window closes');
+		cmp_ok($rows->(), '>', 0, "$name: some of it is written");
+		ok($read->(), "$name: what has closed it is committed with that");
+		is($pg->query("SELECT velo.wait('$name', '10 ms')"), 'f', "$name: velo.wait() waits for the rest");
+		if ($name ne 'ended')
+		{
+			produce("parts_$name", [ 0, 'k1', 6 ], [ 1, 'next', 16 ]);
+			$records += 2;
+			$go_on->('records come') for 1 .. 6;
+			ok($read->(), "$name: which are read before all is written");
+			is(late($name), 1, "$name: those of the window are late");
+		}
+		$kill->();
+		$go_on->('after kill -9 of the worker');
+		$pg->query(q{SELECT velo.alter_query('altered', '{"pipelines": 2}')}) if $name eq 'altered';
+		$pg->stop('QUIT');
+		$pg->start;
+		$go_on->('after an immediate stop of the server');
+		$allow->(10 * $n);
+		processed($name, $name);
+		is($rows->(), $n, "$name: velo.wait() has waited for all rows");
+		is($pg->query("SELECT count(*) FROM (SELECT k, n, m FROM $name EXCEPT $expected) AS e"), 0, "$name: each is right");
+		is($pg->query("SELECT operation, count(*), count(DISTINCT k) FROM seen WHERE name = '$name' GROUP BY 1"), "INSERT|$n|$n",
+			"$name: each was written once");
+		cmp_ok($pg->query("SELECT count(DISTINCT transaction) FROM seen WHERE name = '$name'"), '>', 10, "$name: in many transactions");
+		if ($name ne 'ended')
+		{
+			$pg->query("SELECT velo.advance_watermark('$name', 'epoch'::timestamptz + '20 s')");
+			ok($pg->wait_until("SELECT count(*) = $n + 1 FROM $name"), "$name: the next window");
+		}
+		ok($pg->wait_until("SELECT NOT EXISTS (SELECT FROM velo.query_group) AND NOT EXISTS (SELECT FROM velo.query_state)"), "$name: no state is left")
+		  or diag(state_left());
+		$pg->query("SELECT velo.drop_query('$name')");
+	}
+}
+
+# Nobody sees the groups of a window of EMIT CHANGES go; stored ones, of which there are many, go in parts as well.
+for my $pipelines (1, 2)
+{
+	my $name = "changes_$pipelines";
+
+	create_query($name, 'SELECT k, count(*) AS n FROM parts_shared WINDOW TUMBLING(10s) GROUP BY k EMIT CHANGES',
+		"pipelines => $pipelines", q{options => '{"commit_interval": "1 ms"}'});
+	processed($name, $name);
+	$pg->query("SELECT velo.advance_watermark('$name', 'epoch'::timestamptz + '20 s')");
+	ok($pg->wait_until("SELECT NOT EXISTS (SELECT FROM velo.query_group) AND NOT EXISTS (SELECT FROM velo.query_state)"), "$name: no state is left")
+	  or diag(state_left());
+	is($pg->query("SELECT count(*), sum(n) FROM $name"), '15001|30003', "$name: its rows are");
+	$pg->query("SELECT velo.drop_query('$name')");
+}
+
 done_testing;

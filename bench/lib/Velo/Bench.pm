@@ -1,31 +1,75 @@
-# Velo::Bench - what the benchmarks share: a server set up as for work, the measuring of a consumer, and the table.
+# Velo::Bench - what the benchmarks share: a server set up as for work, topics, and the measuring of a consumer.
 #
-#   my $bench = Velo::Bench->new;
-#   $bench->load('trades', 5_000_000);
-#   $bench->compare(5, ['bare consumer' => sub { $bench->program('bare_consumer', 'trades') }], ...);
+#   my $bench = Velo::Bench->new(records => 5_000_000);
+#   my $figures = $bench->measure({ topic => 'trades', program => 'bare_consumer' });
+#   $figures = $bench->measure({ topic => 'trades', query => Velo::Bench::Query->new(...) });
 #
-# A consumer's figures are a list: records per second from the first record on, the same of the second half, CPU seconds
-# per million records from the start of its process on, the same of the second half, and for velo the CPU seconds per
-# million records of the server's other processes.
+# What is measured is described by a hash:
+#
+#	name		of the case
+#	topic		see Velo::Bench::Topics; loaded when it is first needed
+#	program		of build/bench, that consumes the topic; or
+#	query		a Velo::Bench::Query over a stream over the topic
+#	price		type of the column price (float8)
+#	pipelines	of the query
+#	options		of the query, a hash
+#	settings	of the server meanwhile, a hash
+#	prepare		a function that is called with this object before
+#	found		work that others do as well: what they find must be the same; of a query, in
+#	condition	the rows that meet this
+#
+# A consumer's figures are a hash, any of which may be missing:
+#
+#	rate, half_rate	records per second from the first record on; of the second half
+#	cpu, half_cpu	CPU seconds per million records from the start of its process on; of the second half
+#	others			CPU seconds per million records of the server's other processes
+#	memory			the greatest RssAnon of its process, in MB
 
 package Velo::Bench;
 
 use strict;
 use warnings;
 
-use POSIX qw(strftime);
+use File::Basename qw(dirname);
 use Time::HiRes qw(time);
+use Velo::Bench::Topics;
 use Velo::Kafka;
 use Velo::Process qw(run_command children);
 use Velo::Server;
 
+use constant DELAY => '10 s'; # the bound of disorder of the streams
+
+# options: records (of most topics; the others' are in proportion), verify (compare what each query finds with what
+# PostgreSQL does), quiet
 sub new
 {
-	my ($class) = @_;
+	my ($class, %options) = @_;
 
 	$| = 1;
 	die Velo::Kafka->missing . "\n" if Velo::Kafka->missing;
-	return bless { kafka => Velo::Kafka->new(heap => '1g') }, $class;
+	return bless {
+		kafka => Velo::Kafka->new(heap => '1g'),
+		records => $options{records} // Velo::Bench::Topics::FULL,
+		verify => $options{verify},
+		quiet => $options{quiet},
+		topics => {},
+		streams => {} }, $class;
+}
+
+# Which part of the records of a full benchmark this one has.
+sub scale
+{
+	my ($self) = @_;
+
+	return $self->{records} / Velo::Bench::Topics::FULL;
+}
+
+sub progress
+{
+	my ($self, $format, @values) = @_;
+
+	printf "$format\n", @values unless $self->{quiet};
+	return;
 }
 
 sub kafka
@@ -48,129 +92,83 @@ sub server
 			max_wal_size => '8GB',
 			track_commit_timestamp => 'on'
 		});
-	$pg->query(<<'SQL');
-CREATE EXTENSION velo;
-
--- CPU seconds of all threads of a process: the 14th and 15th field, in ticks of 10 ms; the 2nd may hold blanks.
-CREATE FUNCTION cpu_seconds(pid int) RETURNS float8 LANGUAGE sql AS $$
-	SELECT (f[12]::float8 + f[13]::float8) / 100
-	FROM regexp_split_to_array(regexp_replace(pg_read_file('/proc/' || pid || '/stat'), '^.*\) ', ''), ' ') AS f
-$$;
-
-CREATE FUNCTION cpu_seconds_of(q text) RETURNS float8 LANGUAGE sql AS $$
-	SELECT sum(cpu_seconds(pid)) FROM velo.pipelines WHERE query = q AND pid IS NOT NULL
-$$;
-
--- Watch a query until it has committed everything.
-CREATE FUNCTION drain(q text, total bigint, OUT rate float8, OUT half_rate float8, OUT cpu float8, OUT half_cpu float8)
-LANGUAGE plpgsql AS $$
-DECLARE
-	committed bigint := 0;
-	first bigint;
-	first_at timestamptz;
-	half bigint;
-	half_at timestamptz;
-	cpu_at_half float8;
-	cpu_at_end float8;
-	ended_at timestamptz;
-BEGIN
-	FOR i IN 1 .. 30000 LOOP
-		SELECT sum(committed_offset) INTO committed FROM velo.partitions WHERE query = q;
-		IF first IS NULL AND committed > 0 THEN
-			first := committed;
-			first_at := clock_timestamp();
-		END IF;
-		IF half IS NULL AND committed >= total / 2 THEN
-			half := committed;
-			half_at := clock_timestamp();
-			cpu_at_half := cpu_seconds_of(q);
-		END IF;
-		EXIT WHEN committed >= total;
-		PERFORM pg_sleep(0.02);
-	END LOOP;
-	ended_at := clock_timestamp();
-	cpu_at_end := cpu_seconds_of(q);
-	IF committed < total THEN
-		RAISE EXCEPTION '% records of % committed', committed, total;
-	END IF;
-	rate := (total - first) / extract(epoch FROM nullif(ended_at, first_at) - first_at);
-	half_rate := (total - half) / extract(epoch FROM nullif(ended_at, half_at) - half_at);
-	cpu := cpu_at_end / total * 1e6;
-	half_cpu := (cpu_at_end - cpu_at_half) / nullif(total - half, 0) * 1e6;
-END
-$$;
-SQL
+	$pg->query(Velo::Process::slurp(dirname(__FILE__) . '/../../bench.sql'));
 	return $self->{server} = $pg;
 }
 
-sub create_stream
-{
-	my ($self, $stream, $topic, $price) = @_;
+# ---------------------------------------------------------------- topics and streams
 
-	$self->server->query(<<"SQL");
+# The name of a stream over a topic, which is created when it is first needed.
+sub stream
+{
+	my ($self, $topic, $price) = @_;
+
+	$price //= 'float8';
+	my $stream = $price eq 'float8' ? $topic : "${topic}_$price";
+	$self->server->query(<<"SQL") unless $self->{streams}{$stream}++;
 SELECT velo.create_stream('$stream', columns => 'symbol text, price $price, volume bigint, ts timestamptz, trader text',
-	topic => '$topic', brokers => '@{[$self->kafka->brokers]}', event_time => 'ts', watermark => '10 s', key => 'symbol')
+	topic => '$topic', brokers => '@{[$self->kafka->brokers]}', event_time => 'ts', watermark => '@{[DELAY]}', key => 'symbol')
 SQL
-	return;
+	return $stream;
 }
 
-# A topic, of one partition by default, and a stream over it.
-sub create_topic
+# Run the loader (load.c); returns what it printed, the bytes of the records first.
+sub run_loader
 {
-	my ($self, $topic, $partitions) = @_;
+	my ($self, @arguments) = @_;
+	my ($status, $out, $err) = run_command('', $self->loader(@arguments));
 
-	$self->kafka->create_topic($topic, $partitions // 1);
-	$self->create_stream($topic, $topic, 'float8');
-	return;
-}
-
-# The command that loads a topic; see load.c.
-sub load_command
-{
-	my ($self, $topic, $records, %options) = @_;
-
-	return ("$ENV{VELO_BUILD}/bench/load", $self->kafka->brokers, $topic, $records,
-		map { "$_=$options{$_}" } sort keys %options);
-}
-
-# Create and fill a topic; returns what the loader printed.
-sub load
-{
-	my ($self, $topic, $records, %options) = @_;
-	my $started = time;
-
-	$self->create_topic($topic, $options{partitions});
-	my ($status, $out, $err) = run_command('', $self->load_command($topic, $records, %options));
 	die "load: $err" if $status;
-	printf "%s: %d records loaded in %.1f s\n", $topic, $records, time - $started;
-	return $out;
+	return split ' ', $out;
+}
+
+sub loader
+{
+	my ($self, $topic, $records, %options) = @_;
+
+	return ("$ENV{VELO_BUILD}/bench/load", $self->kafka->brokers, $topic, $records, map { "$_=$options{$_}" } sort keys %options);
+}
+
+# The number of records and of their bytes in a topic of Velo::Bench::Topics, which is loaded when it is first needed.
+sub topic
+{
+	my ($self, $topic) = @_;
+
+	return $self->{topics}{$topic} //= do
+	{
+		my ($records, %options) = Velo::Bench::Topics::describe($topic, $self->scale);
+		my $started = time;
+
+		$self->kafka->create_topic($topic, $options{partitions} // 1);
+		my ($bytes) = $self->run_loader($topic, $records, %options);
+		$self->progress('%s: %d records of %.0f bytes loaded in %.1f s', $topic, $records, $bytes / $records, time - $started);
+		{ records => $records, bytes => $bytes };
+	};
 }
 
 # ---------------------------------------------------------------- measuring a consumer
 
-# A program that prints the figures; what it says on standard error is kept for last_message.
+# A program that prints the first figures.
 sub command
 {
 	my ($self, @command) = @_;
 	my ($status, $out, $err) = run_command('', @command);
+	my %figures;
 
 	die "@command: $err" if $status;
-	$self->{message} = $err;
-	return split ' ', $out;
+	@figures{qw(rate half_rate cpu half_cpu)} = split ' ', $out;
+	return (\%figures, $err);
 }
 
-sub last_message
+# What consumers found must be the same wherever they did the same work; $work names that.
+sub found
 {
-	my ($self) = @_;
+	my ($self, $work, $groups, $records) = @_;
+	my $found = "$groups groups, $records records";
 
-	return $self->{message};
-}
-
-sub program
-{
-	my ($self, $program, $topic) = @_;
-
-	return $self->command("$ENV{VELO_BUILD}/bench/$program", $self->kafka->brokers, $topic);
+	$self->{found}{$work} //= $found;
+	die "$work: one found $self->{found}{$work}, another $found\n" if $self->{found}{$work} ne $found;
+	return;
 }
 
 # CPU seconds of processes, by process id.
@@ -188,25 +186,141 @@ sub cpu_of
 	return \%cpu;
 }
 
-# A query in velo, named "bench", over a topic with so many records; dropped afterwards.  $then is executed
-# before that, and its answer returned by last_message.  $options are the query's.
-sub query
+# The SQL that creates the query of a case, and watches it until it has committed so many records.
+sub creation
 {
-	my ($self, $query, $records, $then, $options) = @_;
+	my ($self, $name, $case) = @_;
+	my $text = $case->{query}->continuous($self->stream($case->{topic}, $case->{price}));
+	my %options = %{ $case->{options} // {} };
+	my $options = join ', ', map { qq("$_": "$options{$_}") } sort keys %options;
+	my $pipelines = $case->{pipelines} // 'NULL';
+
+	return "SELECT velo.create_query('$name', \$query\$$text\$query\$, pipelines => $pipelines, options => '{$options}')";
+}
+
+sub draining
+{
+	my ($self, $name, $records) = @_;
+
+	return "CALL drain('$name', $records)";
+}
+
+sub create_query
+{
+	my ($self, $name, $case) = @_;
+
+	$self->server->query($self->creation($name, $case));
+	return;
+}
+
+# Until the query has committed so many records; returns figures.
+sub drain
+{
+	my ($self, $name, $records) = @_;
+	my %figures;
+
+	@figures{qw(rate half_rate cpu half_cpu memory)} = map { length ? $_ : undef }
+	  split /\|/, $self->server->query('SET statement_timeout = 0; ' . $self->draining($name, $records)), -1;
+	return \%figures;
+}
+
+# Die if the query's answer is not PostgreSQL's own to the same question, over a table of the same records that its JSON
+# functions have read.  Records that are no JSON end with a bracket.
+sub verify
+{
+	my ($self, $name, $case) = @_;
+	my $pg = $self->server;
+	my $price = $case->{price} // 'float8';
+	my $plain = $case->{query}->plain('plain', DELAY);
+
+	die "$name does not come to its end\n" unless $pg->query("SELECT velo.wait('$name', '1 min')") eq 't';
+	my ($rows, $different) = split /\|/, $pg->query(<<"SQL");
+BEGIN;
+CREATE FOREIGN TABLE raw (value text, partition int OPTIONS (metadata 'partition'), "offset" bigint OPTIONS (metadata 'offset'))
+	SERVER velo OPTIONS (topic '$case->{topic}', brokers '@{[$self->kafka->brokers]}', format 'raw');
+CREATE TABLE plain AS
+	SELECT v ->> 'symbol' AS symbol, (v ->> 'price')::$price AS price, (v ->> 'volume')::bigint AS volume,
+		(v ->> 'ts')::timestamptz AS ts, v ->> 'trader' AS trader, partition
+	FROM (SELECT value::json AS v, partition FROM raw WHERE value LIKE '%}' ORDER BY partition, "offset") AS r;
+SELECT * FROM differences('$name', \$plain\$$plain\$plain\$);
+ROLLBACK
+SQL
+	die "$name: PostgreSQL finds no row\n" unless $rows;
+	die "$name: $different rows are other than PostgreSQL's $rows\n" if $different;
+	return;
+}
+
+sub drop_query
+{
+	my ($self, $name) = @_;
+
+	$self->server->query("SELECT velo.drop_query('$name')");
+	return;
+}
+
+# What a case needs besides its topic, and the end of that.
+sub prepare
+{
+	my ($self, $case) = @_;
+	my $settings = $case->{settings} // {};
 	my $pg = $self->server;
 
+	$case->{prepare}->($self) if $case->{prepare};
+	$pg->query("ALTER SYSTEM SET $_ = '$settings->{$_}'") for keys %$settings;
+	$pg->query('SELECT pg_reload_conf()');
 	$pg->query('CHECKPOINT');
-	my $before = cpu_of(children($pg->{pid}));
-	$options = $options ? "'$options'" : 'NULL';
-	$pg->query("SELECT velo.create_query('bench', \$query\$$query\$query\$, options => $options)");
-	my @figures = split /\|/, $pg->query("SELECT * FROM drain('bench', $records)");
-	my $after = cpu_of(keys %$before);
-	$self->{message} = $then ? $pg->query($then) : '';
-	$pg->query(q{SELECT velo.drop_query('bench')});
+	return;
+}
 
-	my $others = 0;
-	$others += $after->{$_} - $before->{$_} for grep { exists $before->{$_} } keys %$after;
-	return (@figures, $others / $records * 1e6);
+sub clean_up
+{
+	my ($self, $case) = @_;
+
+	$self->server->query("ALTER SYSTEM RESET $_") for keys %{ $case->{settings} // {} };
+	$self->server->query('SELECT pg_reload_conf()');
+	return;
+}
+
+sub measure_program
+{
+	my ($self, $case) = @_;
+	my ($figures, $message) =
+	  $self->command("$ENV{VELO_BUILD}/bench/$case->{program}", $self->kafka->brokers, $case->{topic});
+
+	$self->found($case->{found}, $message =~ /groups (\d+) records (\d+)/) if $case->{found};
+	return $figures;
+}
+
+sub measure_query
+{
+	my ($self, $case, $records) = @_;
+	my $pg = $self->server;
+
+	$self->prepare($case);
+	my $before = cpu_of(children($pg->{pid}));
+	$self->create_query('bench', $case);
+	my $figures = $self->drain('bench', $records);
+	my $after = cpu_of(keys %$before);
+	$figures->{others} += ($after->{$_} - $before->{$_}) / $records * 1e6 for grep { exists $before->{$_} } keys %$after;
+	if ($case->{found})
+	{
+		my $condition = $case->{condition} // 'true';
+
+		$self->found($case->{found}, split /\|/, $pg->query("SELECT count(*), sum(n) FROM bench WHERE $condition"));
+	}
+	$self->verify('bench', $case) if $self->{verify};
+	$self->drop_query('bench');
+	$self->clean_up($case);
+	return $figures;
+}
+
+# Measure what $case describes; returns its figures.
+sub measure
+{
+	my ($self, $case) = @_;
+	my $records = $self->topic($case->{topic})->{records};
+
+	return $case->{program} ? $self->measure_program($case) : $self->measure_query($case, $records);
 }
 
 # CPU seconds of all of velo's processes so far, to the nanosecond.
@@ -228,91 +342,6 @@ sub own_memory
 	my ($pid) = @_;
 
 	return Velo::Process::slurp("/proc/$pid/status") =~ /RssAnon:\s*(\d+) kB/ ? $1 / 1024 : undef;
-}
-
-# ---------------------------------------------------------------- the table
-
-sub median
-{
-	my @sorted = sort { $a <=> $b } grep { defined && length } @_;
-
-	return undef unless @sorted;
-	return @sorted % 2 ? $sorted[ $#sorted / 2 ] : ($sorted[ @sorted / 2 - 1 ] + $sorted[ @sorted / 2 ]) / 2;
-}
-
-# What consumers found must be the same wherever they did the same work; $work names that.
-sub found
-{
-	my ($self, $work, $groups, $records) = @_;
-	my $found = "$groups groups, $records records";
-
-	$self->{found}{$work} //= $found;
-	die "$work: one found $self->{found}{$work}, another $found\n" if $self->{found}{$work} ne $found;
-	return;
-}
-
-# Run [name => function that returns figures] in turn, so many times, and print the table of the medians, with quotients
-# to the cases named in $to.
-sub compare
-{
-	my ($self, $runs, $to, @cases) = @_;
-	my %figures;
-
-	for my $run (1 .. $runs)
-	{
-		for my $case (@cases)
-		{
-			my ($name, $function) = @$case;
-			my @figures = $function->();
-
-			push @{ $figures{$name}[$_] }, $figures[$_] for 0 .. 4;
-			printf "run %d: %-36s %10.0f records/s, %.2f CPU s/M\n", $run, $name, @figures[ 0, 2 ];
-		}
-	}
-
-	my @to = grep { $figures{$_} } @$to;
-
-	print "\n| case | records/s | lowest to highest | second half | CPU s per M | second half | other processes |",
-	  map(" of $_ |", @to), "\n";
-	print '| --- |', ' ---: |' x (6 + @to), "\n";
-	for my $name (map { $_->[0] } @cases)
-	{
-		my ($rates, @others) = @{ $figures{$name} };
-		my @rates = sort { $a <=> $b } @$rates;
-
-		printf "| %s | %.0f | %.2f - %.2f M |", $name, median(@rates), $rates[0] / 1e6, $rates[-1] / 1e6;
-		for my $column ([ '%.0f', $others[0] ], [ '%.2f', $others[1] ], [ '%.2f', $others[2] ], [ '%.2f', $others[3] ])
-		{
-			my $median = median(@{ $column->[1] });
-
-			printf ' %s |', defined $median ? sprintf $column->[0], $median : '';
-		}
-		printf ' %.2f |', median(@rates) / median(@{ $figures{$_}[0] }) for @to;
-		print "\n";
-	}
-	print "\n";
-	return;
-}
-
-# One line: when, on what and with what this was measured.
-sub print_circumstances
-{
-	my ($self, $command) = @_;
-	my $cpuinfo = Velo::Process::slurp('/proc/cpuinfo');
-	my $cores = () = $cpuinfo =~ /^processor/mg;
-	my ($model) = $cpuinfo =~ /^model name\s*: (.*)$/m;
-	my ($memory) = Velo::Process::slurp('/proc/meminfo') =~ /^MemTotal:\s*(\d+)/m;
-	my ($system) = Velo::Process::slurp('/etc/os-release') =~ /^PRETTY_NAME="?([^"\n]*)/m;
-	my ($kafka) = glob "$ENV{VELO_BUILD}/kafka/lib/kafka_2.13-*.jar";
-	my $librdkafka = `pkg-config --modversion rdkafka`;
-	my $postgresql = $self->server->query('SHOW server_version');
-
-	$kafka =~ s/.*kafka_2.13-(.*)\.jar/$1/;
-	chomp $librdkafka;
-	printf "%s, %d cores (%s), %.0f GB, %s, PostgreSQL %s, librdkafka %s, Apache Kafka %s: `%s`\n\n",
-	  strftime('%Y-%m-%d', localtime), $cores, $model // 'unknown', $memory / 1e6,
-	  $system, $postgresql =~ s/ .*//r, $librdkafka, $kafka, $command;
-	return;
 }
 
 1;

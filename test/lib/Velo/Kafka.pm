@@ -17,9 +17,10 @@ use Velo::Process qw(scratch_dir free_port wait_for spawn finish run_command);
 # Why there can't be a Kafka; undef if there can.
 sub missing
 {
-	return 'test/setup.sh could not get the jars of Apache Kafka from Maven Central'
-	  unless glob "$ENV{VELO_BUILD}/kafka/lib/kafka_2.13-*.jar";
-	return undef;
+	# in list context: as a condition, glob() would go on where the last call ended
+	my @jars = glob "$ENV{VELO_BUILD}/kafka/lib/kafka_2.13-*.jar";
+
+	return @jars ? undef : 'test/setup.sh could not get the jars of Apache Kafka from Maven Central';
 }
 
 # options: heap (of the JVM, default 512m), start (default true), listeners (hash of further ones: name => security
