@@ -130,6 +130,7 @@ CREATE TABLE velo.query_partition (
 	end_offset bigint NOT NULL,
 	watermark timestamptz,
 	idle bool NOT NULL,
+	topic_id text,
 	PRIMARY KEY (query, stream, partition)
 ) WITH (fillfactor = 50);
 COMMENT ON TABLE velo.query_partition IS 'what is committed of each partition; see the view velo.partitions';

@@ -152,12 +152,21 @@ CREATE INDEX ON star (symbol);
 SELECT velo.dev_create_topic(:'topic' || '.' || topic) FROM unnest('{left_backlog, right_backlog}'::text[]) AS topic;
 SELECT velo.create_stream('streams.' || topic, 'n int', topic => :'topic' || '.' || topic, brokers => :'brokers')
 FROM unnest('{left_backlog, right_backlog}'::text[]) AS topic;
-INSERT INTO left_backlog SELECT * FROM generate_series(1, 10000);
-INSERT INTO right_backlog SELECT -n FROM generate_series(1, 10000) AS n;
 CREATE TABLE turns (turn int GENERATED ALWAYS AS IDENTITY, n int);
 SELECT velo.create_query('in_turn', 'SELECT n FROM left_backlog UNION ALL SELECT n FROM right_backlog', target => 'turns',
-    stop => 'end', options => '{"batch_size": 10, "commit_interval": "1 ms"}');
+    options => '{"batch_size": 10, "commit_interval": "1 ms"}');
+-- the query reads both, but can write nothing before all is there
+INSERT INTO left_backlog VALUES (0);
+INSERT INTO right_backlog VALUES (0);
 SELECT velo.wait('in_turn');
+BEGIN;
+LOCK TABLE turns;
+INSERT INTO left_backlog SELECT * FROM generate_series(1, 10000);
+INSERT INTO right_backlog SELECT -n FROM generate_series(1, 10000) AS n;
+SELECT count(*) FROM right_backlog;
+COMMIT;
+SELECT velo.wait('in_turn');
+DELETE FROM turns WHERE n = 0;
 SELECT count(*), count(*) FILTER (WHERE turn < first_done) > 10100 AS in_turn
 FROM turns, (SELECT min(last) AS first_done FROM (SELECT max(turn) AS last FROM turns GROUP BY n > 0) AS l) AS d;
 

@@ -7,6 +7,7 @@
  *	kafka_tool BROKERS grow TOPIC PARTITIONS				add partitions up to that number
  *	kafka_tool BROKERS delete TOPIC
  *	kafka_tool BROKERS trim TOPIC PARTITION OFFSET			delete the records before OFFSET
+ *	kafka_tool BROKERS allow|forbid TOPIC PRINCIPAL			all that one can do with a topic, where Kafka asks for rights
  *	kafka_tool BROKERS committed GROUP TOPIC PARTITION		the offset that a consumer group has committed
  *	kafka_tool BROKERS produce TOPIC [PROPERTY=VALUE ...]	properties are librdkafka's
  *
@@ -214,6 +215,44 @@ trim_topic(rd_kafka_t *rk, const char *topic, int partition, int64_t offset)
 		die("trim: %s", rd_kafka_err2str(offsets->elems[0].err));
 }
 
+static void
+allow(rd_kafka_t *rk, const char *topic, const char *principal)
+{
+	rd_kafka_queue_t *queue = rd_kafka_queue_new(rk);
+	char error[512];
+	rd_kafka_AclBinding_t *acl = rd_kafka_AclBinding_new(
+		RD_KAFKA_RESOURCE_TOPIC, topic, RD_KAFKA_RESOURCE_PATTERN_LITERAL, principal, "*",
+		RD_KAFKA_ACL_OPERATION_ALL, RD_KAFKA_ACL_PERMISSION_TYPE_ALLOW, error, sizeof(error));
+	const rd_kafka_acl_result_t **results;
+	size_t nresults;
+
+	if (!acl)
+		die("%s", error);
+	rd_kafka_CreateAcls(rk, &acl, 1, NULL, queue);
+	results = rd_kafka_CreateAcls_result_acls(
+		rd_kafka_event_CreateAcls_result(admin_result("allow", queue)), &nresults);
+	check("allow", (rd_kafka_error_t *) rd_kafka_acl_result_error(results[0]));
+}
+
+static void
+forbid(rd_kafka_t *rk, const char *topic, const char *principal)
+{
+	rd_kafka_queue_t *queue = rd_kafka_queue_new(rk);
+	char error[512];
+	rd_kafka_AclBindingFilter_t *filter = rd_kafka_AclBindingFilter_new(
+		RD_KAFKA_RESOURCE_TOPIC, topic, RD_KAFKA_RESOURCE_PATTERN_LITERAL, principal, "*",
+		RD_KAFKA_ACL_OPERATION_ALL, RD_KAFKA_ACL_PERMISSION_TYPE_ALLOW, error, sizeof(error));
+	const rd_kafka_DeleteAcls_result_response_t **responses;
+	size_t nresponses;
+
+	if (!filter)
+		die("%s", error);
+	rd_kafka_DeleteAcls(rk, &filter, 1, NULL, queue);
+	responses = rd_kafka_DeleteAcls_result_responses(
+		rd_kafka_event_DeleteAcls_result(admin_result("forbid", queue)), &nresponses);
+	check("forbid", (rd_kafka_error_t *) rd_kafka_DeleteAcls_result_response_error(responses[0]));
+}
+
 /* Prints the offset, -1001 if there is none. */
 static void
 print_committed(rd_kafka_t *rk, const char *group, const char *topic, int partition)
@@ -376,7 +415,8 @@ main(int argc, char **argv)
 	rd_kafka_t *rk;
 
 	if (argc < 3)
-		die("usage: kafka_tool BROKERS wait|create|grow|delete|trim|committed|produce ...");
+		die("usage: kafka_tool BROKERS wait|create|grow|delete|trim|allow|forbid|committed|produce "
+			"...");
 	rk = connect_brokers(argv[1], argv + 4, producing ? argc - 4 : 0, &transactional);
 
 	if (strcmp(command, "wait") == 0)
@@ -389,6 +429,10 @@ main(int argc, char **argv)
 		delete_topic(rk, argv[3]);
 	else if (strcmp(command, "trim") == 0 && argc == 6)
 		trim_topic(rk, argv[3], atoi(argv[4]), atoll(argv[5]));
+	else if (strcmp(command, "allow") == 0 && argc == 5)
+		allow(rk, argv[3], argv[4]);
+	else if (strcmp(command, "forbid") == 0 && argc == 5)
+		forbid(rk, argv[3], argv[4]);
 	else if (strcmp(command, "committed") == 0 && argc == 6)
 		print_committed(rk, argv[3], argv[4], atoi(argv[5]));
 	else if (producing)

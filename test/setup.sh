@@ -51,6 +51,7 @@ need pkg-config pkg-config --version
 need librdkafka-dev pkg-config --exists rdkafka
 need perl perl -MTest::More -MTime::HiRes -MTAP::Harness -e 1
 need kcat kcat -V
+need openssl openssl version
 need maven mvn --version
 need default-jre-headless java_17
 [ "$what" != peers ] || need default-jdk-headless javac -version

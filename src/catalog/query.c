@@ -83,7 +83,8 @@ enum
 	PARTITION_END_OFFSET,
 	PARTITION_WATERMARK,
 	PARTITION_IDLE,
-	PARTITION_NATTS = PARTITION_IDLE
+	PARTITION_TOPIC_ID,
+	PARTITION_NATTS = PARTITION_TOPIC_ID
 };
 
 /* columns of velo.query_pipeline */
@@ -744,7 +745,7 @@ query_partitions(Oid id)
 	scan = rows_scan(rel, &key, 1);
 	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
 	{
-		PartitionInfo *partition = palloc(sizeof(PartitionInfo));
+		PartitionInfo *partition = palloc0(sizeof(PartitionInfo));
 		Datum values[PARTITION_NATTS + 1];
 		bool nulls[PARTITION_NATTS + 1];
 
@@ -759,6 +760,9 @@ query_partitions(Oid id)
 								   ? DT_NOBEGIN
 								   : DatumGetTimestampTz(values[PARTITION_WATERMARK]);
 		partition->idle = DatumGetBool(values[PARTITION_IDLE]);
+		if (!nulls[PARTITION_TOPIC_ID])
+			strlcpy(partition->topic_id, TextDatumGetCString(values[PARTITION_TOPIC_ID]),
+					TOPIC_ID_SIZE);
 		partitions = lappend(partitions, partition);
 	}
 	systable_endscan(scan);
@@ -801,6 +805,8 @@ query_save_partition(Oid id, const PartitionInfo *partition)
 	values[PARTITION_WATERMARK] =
 		timestamp_datum(partition->watermark, DT_NOBEGIN, &nulls[PARTITION_WATERMARK]);
 	values[PARTITION_IDLE] = BoolGetDatum(partition->idle);
+	nulls[PARTITION_TOPIC_ID] = partition->topic_id[0] == '\0';
+	values[PARTITION_TOPIC_ID] = CStringGetTextDatum(partition->topic_id);
 
 	rows_key_oid(&keys[0], PARTITION_QUERY, id);
 	rows_key_oid(&keys[1], PARTITION_STREAM, partition->stream);

@@ -159,6 +159,9 @@ typedef struct QueryInfo
 	bool in_progress; /* the running transaction made or changed it */
 } QueryInfo;
 
+/* Room for the id that Kafka gives a topic: 16 bytes in base64 */
+#define TOPIC_ID_SIZE 32
+
 /* What is committed about one partition of one stream of a query. */
 typedef struct PartitionInfo
 {
@@ -170,6 +173,7 @@ typedef struct PartitionInfo
 	int64 end_offset;      /* as last seen; for lag */
 	TimestampTz watermark; /* DT_NOBEGIN: none yet */
 	bool idle;
+	char topic_id[TOPIC_ID_SIZE]; /* of the topic that the offsets are of; "": not known */
 } PartitionInfo;
 
 /* Committed figures of one pipeline, since the query was created or restarted. */

@@ -169,7 +169,7 @@ ad_hoc_start(AdHocScan *scan, ExprContext *econtext)
 	scan->assigned = ranges;
 	if (scan->nassigned > 0)
 		scan->source = source_open(scan->stream, NULL, partitions, scan->nassigned,
-								   velo_pipeline_memory / SOURCE_QUEUE_SHARE);
+								   velo_pipeline_memory / SOURCE_QUEUE_SHARE, NULL);
 	pfree(partitions);
 }
 
@@ -214,6 +214,7 @@ ad_hoc_check_trouble(AdHocScan *scan, TimestampTz waiting_since)
 			sqlerrcode = ERRCODE_INSUFFICIENT_PRIVILEGE;
 			break;
 		case SOURCE_OUT_OF_RANGE: /* records were deleted while the scan was on its way to them */
+		case SOURCE_OTHER_TOPIC:
 		case SOURCE_FAILED:
 			break;
 	}

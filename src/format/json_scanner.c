@@ -16,7 +16,7 @@
 #include "miscadmin.h"
 #include "port/pg_bitutils.h"
 
-#define MAX_STEPS 64    /* keys of an object whose bytes are remembered */
+#define MAX_STEPS 1024  /* keys of an object whose bytes are remembered */
 #define MAX_STEP_LEN 56 /* of each */
 #define LOOK_AHEAD 4    /* steps tried where keys may be missing */
 #define NESTING_SIZE 64 /* open containers there is room for at first */

@@ -7,7 +7,7 @@
  * before, waited for, and let in again afterwards, whether the command succeeded or not.  Only for those who may run
  * the command: nobody else may interrupt pipelines.
  *
- * And commands of which schedulers should hear, because no function of velo's has a part in them.
+ * And commands of which schedulers and pipelines should hear, because no function of velo's has a part in them.
  */
 #include "pipeline/shared.h"
 
@@ -145,7 +145,10 @@ evict(Oid database)
 	}
 }
 
-/* Commands after which queries may be gone, or have another owner, without velo's own doing. */
+/*
+ * Commands after which queries may be gone, or have another owner, or other connections, without velo's own doing.  Of
+ * what has changed, a pipeline hears only when it wakes up, which, without records, may be after a minute.
+ */
 static bool
 may_change_queries(Node *command)
 {
@@ -154,7 +157,13 @@ may_change_queries(Node *command)
 		case T_DropStmt:
 			return castNode(DropStmt, command)->removeType == OBJECT_EXTENSION;
 		case T_AlterTableStmt:
-			return castNode(AlterTableStmt, command)->objtype == OBJECT_VIEW;
+			return castNode(AlterTableStmt, command)->objtype == OBJECT_VIEW ||
+				   castNode(AlterTableStmt, command)->objtype == OBJECT_FOREIGN_TABLE;
+		case T_AlterForeignServerStmt:
+		case T_CreateUserMappingStmt:
+		case T_AlterUserMappingStmt:
+		case T_DropUserMappingStmt:
+			return true;
 		case T_TransactionStmt:
 			return castNode(TransactionStmt, command)->kind == TRANS_STMT_COMMIT_PREPARED;
 		case T_ReassignOwnedStmt:

@@ -15,6 +15,7 @@
 #include "storage/ipc.h"
 #include "storage/proc.h"
 #include "storage/shmem.h"
+#include "utils/resowner.h"
 #include "utils/timestamp.h"
 
 VeloShared *velo_shared = NULL;
@@ -223,25 +224,26 @@ shared_wake_launcher(void)
 		SetLatch(velo_shared->launcher_latch);
 }
 
+/* COMMIT PREPARED tells of it, see ddl.c */
 static void
 notify_xact_callback(XactEvent event, void *arg)
 {
-	switch (event)
-	{
-		case XACT_EVENT_COMMIT:
-			if (notify_pending)
-			{
-				notify_pending = false;
-				shared_notify(MyDatabaseId);
-			}
-			break;
-		case XACT_EVENT_ABORT:
-		case XACT_EVENT_PREPARE: /* COMMIT PREPARED tells of it, see ddl.c */
-			notify_pending = false;
-			break;
-		default:
-			break;
-	}
+	if (event == XACT_EVENT_PREPARE)
+		notify_pending = false;
+}
+
+/*
+ * Not in a callback for the commit itself, which comes before others can know which cached catalog rows have become
+ * invalid: who is told too early finds nothing changed, and goes to sleep again.
+ */
+static void
+notify_release_callback(ResourceReleasePhase phase, bool is_commit, bool is_top_level, void *arg)
+{
+	if (!notify_pending || phase != RESOURCE_RELEASE_AFTER_LOCKS || !is_top_level)
+		return;
+	notify_pending = false;
+	if (is_commit)
+		shared_notify(MyDatabaseId);
 }
 
 void
@@ -254,6 +256,7 @@ pipeline_notify_at_commit(void)
 	if (!registered)
 	{
 		RegisterXactCallback(notify_xact_callback, NULL);
+		RegisterResourceReleaseCallback(notify_release_callback, NULL);
 		registered = true;
 	}
 	notify_pending = true;

@@ -47,26 +47,31 @@ fail_query(Pipeline *pipeline, ErrorData *error)
 /* The query fails because the next record of a partition is not in the log. */
 static void
 fail_at_gap(Pipeline *pipeline, PipelineStream *stream, const PipelinePartition *partition,
-			const SourceBounds *bounds)
+			const SourceBounds *bounds, bool other_topic)
 {
 	ErrorData error = {.elevel = ERROR, .sqlerrcode = ERRCODE_DATA_EXCEPTION};
 
 	error.message =
 		psprintf("offset " INT64_FORMAT " of partition %d of topic \"%s\" is not in the log",
 				 partition->next_offset, partition->committed.partition, stream->info->topic);
-	error.detail = psprintf("The partition goes from offset " INT64_FORMAT " to " INT64_FORMAT ".",
-							bounds->low, bounds->end);
+	error.detail =
+		psprintf("%sThe partition goes from offset " INT64_FORMAT " to " INT64_FORMAT ".",
+				 other_topic ? "The topic is not the one that was read before, but one "
+							   "made anew, or another broker's. "
+							 : "",
+				 bounds->low, bounds->end);
 	error.hint = "To go on from its first offset, set the option on_gap to \"continue\" with "
 				 "velo.alter_query() and call velo.restart_query(); or give that a start.";
 	fail_query(pipeline, &error);
 }
 
 /*
- * A committed offset is not in the log any more (retention), or not yet (the topic was made anew).  Returns false if
- * the query has failed; else the partitions in question are read from their first records on.
+ * A committed offset is not in the log any more (retention), or not yet (the topic was made anew), or, in another topic
+ * of that name, is that of another record.  Returns false if the query has failed; else the partitions in question are
+ * read from their first records on.
  */
 static bool
-settle_gap(Pipeline *pipeline, PipelineStream *stream, const char *message)
+settle_gap(Pipeline *pipeline, PipelineStream *stream, bool other_topic, const char *message)
 {
 	int nbounds;
 	SourceBounds *bounds = source_bounds(stream->info, &nbounds, BOUNDS_TIMEOUT_MS);
@@ -77,13 +82,16 @@ settle_gap(Pipeline *pipeline, PipelineStream *stream, const char *message)
 		PipelinePartition *partition = &stream->partitions[i];
 		int number = partition->committed.partition;
 
-		if (number >= nbounds || (partition->next_offset >= bounds[number].low &&
-								  partition->next_offset <= bounds[number].end))
+		if (other_topic)
+			partition->committed.topic_id[0] = '\0';
+		if (number >= nbounds ||
+			(partition->next_offset >= bounds[number].low &&
+			 partition->next_offset <= (other_topic ? bounds[number].low : bounds[number].end)))
 			continue;
 		any = true;
 		if (!pipeline->query->options.gap_continue)
 		{
-			fail_at_gap(pipeline, stream, partition, &bounds[number]);
+			fail_at_gap(pipeline, stream, partition, &bounds[number], other_topic);
 			return false;
 		}
 		ereport(LOG, (errmsg("query \"%s\" goes on at offset " INT64_FORMAT
@@ -95,7 +103,7 @@ settle_gap(Pipeline *pipeline, PipelineStream *stream, const char *message)
 		partition->next_offset = bounds[number].low;
 	}
 	pfree(bounds);
-	if (!any)
+	if (!any && !other_topic)
 		ereport(ERROR, (errcode(ERRCODE_FDW_ERROR),
 						errmsg("could not read topic \"%s\"", stream->info->topic),
 						errdetail("%s.", message)));
@@ -169,9 +177,9 @@ watch_sources(Pipeline *pipeline)
 		const char *message;
 		SourceTrouble trouble = source_trouble(stream->source, &message);
 
-		if (trouble == SOURCE_OUT_OF_RANGE)
+		if (trouble == SOURCE_OUT_OF_RANGE || trouble == SOURCE_OTHER_TOPIC)
 		{
-			if (!settle_gap(pipeline, stream, message))
+			if (!settle_gap(pipeline, stream, trouble == SOURCE_OTHER_TOPIC, message))
 				return false;
 		}
 		else if (trouble == SOURCE_FAILED)

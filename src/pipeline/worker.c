@@ -228,16 +228,19 @@ open_source(Pipeline *pipeline, PipelineStream *stream)
 {
 	QueryOptions *options = &pipeline->query->options;
 	SourcePartition *read = palloc0_array(SourcePartition, stream->npartitions + 1);
+	const char *topic_id = "";
 
 	for (int i = 0; i < stream->npartitions; i++)
 	{
 		read[i].partition = stream->partitions[i].committed.partition;
 		read[i].position = stream->partitions[i].next_offset;
+		if (stream->partitions[i].committed.topic_id[0] != '\0')
+			topic_id = stream->partitions[i].committed.topic_id;
 	}
 	stream->group_told = false;
-	stream->source =
-		source_open(stream->info, options->group_id, read, stream->npartitions,
-					options->pipeline_memory / SOURCE_QUEUE_SHARE / pipeline->plan->nstreams);
+	stream->source = source_open(
+		stream->info, options->group_id, read, stream->npartitions,
+		options->pipeline_memory / SOURCE_QUEUE_SHARE / pipeline->plan->nstreams, topic_id);
 	pfree(read);
 }
 
@@ -698,9 +701,11 @@ save_partitions(Pipeline *pipeline)
 			info.next_offset = partition->next_offset;
 			info.watermark = partition->watermark;
 			info.idle = partition->idle;
+			strlcpy(info.topic_id, source_topic_id(stream->source), TOPIC_ID_SIZE);
 			if (info.next_offset == partition->committed.next_offset &&
 				info.watermark == partition->committed.watermark &&
-				info.idle == partition->committed.idle)
+				info.idle == partition->committed.idle &&
+				strcmp(info.topic_id, partition->committed.topic_id) == 0)
 				continue;
 			if (read[i].end >= 0)
 				info.end_offset = Max(read[i].end, info.next_offset);
@@ -1062,6 +1067,7 @@ committed(Pipeline *pipeline)
 			partition->committed.next_offset = partition->next_offset;
 			partition->committed.watermark = partition->watermark;
 			partition->committed.idle = partition->idle;
+			strlcpy(partition->committed.topic_id, source_topic_id(stream->source), TOPIC_ID_SIZE);
 			if (read[i].end >= 0)
 				partition->committed.end_offset = read[i].end;
 		}
@@ -1209,6 +1215,21 @@ run_transaction(Pipeline *pipeline)
 
 /* ---------------------------------------------------------------- the loop */
 
+/* Has a broker told the id of a topic that nothing is committed of? */
+static bool
+topic_id_is_news(Pipeline *pipeline)
+{
+	for (int s = 0; s < pipeline->nstreams; s++)
+	{
+		PipelineStream *stream = &pipeline->streams[s];
+
+		if (stream->npartitions > 0 &&
+			strcmp(stream->partitions[0].committed.topic_id, source_topic_id(stream->source)) != 0)
+			return true;
+	}
+	return false;
+}
+
 /* Is there anything for a transaction to do though no record came? */
 static bool
 transaction_is_due(Pipeline *pipeline)
@@ -1217,6 +1238,7 @@ transaction_is_due(Pipeline *pipeline)
 	bool due = pipeline->due || pipeline->closing;
 
 	due |= skip_control_records(pipeline);
+	due |= topic_id_is_news(pipeline);
 	due |= pipeline->query->windowed && next_event_time_action(pipeline, now) <= now;
 	due |= pipeline->unproven && pipeline->trouble == SOURCE_FINE && caught_up(pipeline);
 	due |= told_of_change();

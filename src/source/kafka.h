@@ -81,7 +81,7 @@ extern bool kafka_is_dev_broker(const char *brokers);
 extern SourceTrouble kafka_trouble_of(rd_kafka_resp_err_t err);
 extern int kafka_sqlstate_of(rd_kafka_resp_err_t err);
 
-/* Text from outside as one line of printable ASCII, whatever the database's encoding. */
+/* Text from outside as one line of printable ASCII, whatever the database's encoding, without a full stop at its end. */
 extern void kafka_clean_text(char *dst, Size size, const char *src);
 
 /* ereport(ERROR) for what a broker or librdkafka answered; "doing" as in "could not %s" */
@@ -93,6 +93,15 @@ extern void kafka_error(const KafkaClient *client, rd_kafka_resp_err_t err, cons
  * client->topic.
  */
 extern int kafka_topic_partitions(KafkaClient *client, const char *topic, int timeout_ms);
+
+/*
+ * Ask for the id of a topic; the answer comes as an event.  false: this librdkafka can't.
+ */
+extern bool kafka_topic_id_ask(KafkaClient *client, const char *topic);
+/*
+ * Is the event such an answer?  Then it is either an error or an id, of TOPIC_ID_SIZE bytes, "" if the broker knows none.
+ */
+extern bool kafka_topic_id_answer(rd_kafka_event_t *event, char *id, rd_kafka_resp_err_t *err);
 
 /* ------------------------------------------------------------------ kafka_ask.c */
 

@@ -179,8 +179,8 @@ search_offsets(const StreamInfo *stream, TimestampTz at, const SourceBounds *bou
 		partitions[nsearched++].position = bounds[i].low;
 	}
 	batch.records = palloc(batch.capacity * sizeof(Record));
-	source =
-		source_open(stream, NULL, partitions, nsearched, velo_pipeline_memory / SOURCE_QUEUE_SHARE);
+	source = source_open(stream, NULL, partitions, nsearched,
+						 velo_pipeline_memory / SOURCE_QUEUE_SHARE, NULL);
 	partitions = source_partitions(source, &nsearched);
 	while (!done)
 	{

@@ -66,6 +66,24 @@ clients_at_exit(int code pg_attribute_unused(), Datum arg pg_attribute_unused())
 }
 
 /*
+ * The first librdkafka that sends what RFC 5802 says as the last message of SCRAM; Kafka takes nothing else since 4.0.
+ */
+#define SCRAM_RIGHT_SINCE 0x02060100
+
+/* Where a password was refused, is that perhaps librdkafka's fault?  Then the message says so. */
+static void
+doubt_scram(KafkaClient *client)
+{
+	Size len = strlen(client->message);
+
+	if (rd_kafka_version() < SCRAM_RIGHT_SINCE &&
+		strstr(client->message, "invalid credentials with SASL mechanism SCRAM") != NULL)
+		snprintf(client->message + len, sizeof(client->message) - len,
+				 "; librdkafka %s can't use SCRAM with Kafka 4.0 and later, as 2.6.1 can",
+				 rd_kafka_version_str());
+}
+
+/*
  * Note an error of the connection or the topic, for kafka_client_trouble().  Those about a topic come to
  * librdkafka's error callback, for they are in the consumer's queue; but it is called by whoever polls that
  * queue, so not in another thread.  Must not throw.
@@ -104,6 +122,8 @@ note_error(rd_kafka_t *rk, int code, const char *reason, void *opaque)
 			break;
 	}
 	kafka_clean_text(client->message, sizeof(client->message), reason);
+	if (err == RD_KAFKA_RESP_ERR__AUTHENTICATION)
+		doubt_scram(client);
 }
 
 /* Weaker than all other settings. */
@@ -393,6 +413,8 @@ kafka_clean_text(char *dst, Size size, const char *src)
 
 	for (; src != NULL && src[i] != '\0' && i < size - 1; i++)
 		dst[i] = (src[i] >= ' ' && src[i] <= '~') ? src[i] : (src[i] == '\n' ? ' ' : '?');
+	while (i > 0 && (dst[i - 1] == ' ' || dst[i - 1] == '.'))
+		i--;
 	dst[i] = '\0';
 }
 

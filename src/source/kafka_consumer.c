@@ -35,6 +35,10 @@
 /* How often a fetcher that sleeps because the queue was full is looked after, in ms */
 #define WAKE_FETCHER_INTERVAL 5
 
+/* How often to ask again for the topic's id, in ms: while nothing can be read without it; and else */
+#define TOPIC_ID_RETRY 500
+#define TOPIC_ID_INTERVAL 10000
+
 /* Waits of 20 ms for the consumer group's answer before the source closes */
 #define GROUP_COMMIT_WAITS 10
 
@@ -75,6 +79,15 @@ struct Source
 	TimestampTz fetcher_woken_at;
 	char *username;
 	char *password;
+
+	/* which topic it is; see check_topic_id() */
+	bool checks_topic_id;
+	char topic_id[TOPIC_ID_SIZE]; /* "": not known yet */
+	bool topic_id_asked;          /* and not answered */
+	bool topic_id_told;           /* it is that one, as the broker says */
+	bool is_other_topic;          /* it is another one */
+	TimestampTz topic_id_asked_at;
+	bool assigned; /* librdkafka reads */
 
 	char *group_id;        /* NULL: none */
 	int64 *group_offsets;  /* to tell the consumer group */
@@ -117,12 +130,43 @@ group_is_unready(rd_kafka_event_t *event)
 		   err == RD_KAFKA_RESP_ERR_NOT_COORDINATOR || kafka_trouble_of(err) == SOURCE_UNREACHABLE;
 }
 
+/* Is the topic the one that the positions are of? */
+static void
+take_topic_id(Source *source, const char *id, rd_kafka_resp_err_t err)
+{
+	KafkaClient *client = source->client;
+
+	source->topic_id_asked = false;
+	if (err != RD_KAFKA_RESP_ERR_NO_ERROR)
+	{
+		/* it is asked again; while nothing is read, nothing else would say why */
+		if (!source->assigned && err != RD_KAFKA_RESP_ERR__DESTROY)
+		{
+			client->trouble = kafka_trouble_of(err);
+			snprintf(client->message, sizeof(client->message), "topic \"%s\": %s", source->topic,
+					 rd_kafka_err2str(err));
+		}
+		return;
+	}
+	if (id[0] == '\0')
+		source->checks_topic_id = false;
+	else if (source->topic_id[0] == '\0')
+		strlcpy(source->topic_id, id, TOPIC_ID_SIZE);
+	else if (strcmp(source->topic_id, id) != 0)
+		source->is_other_topic = true;
+	source->topic_id_told = !source->is_other_topic;
+}
+
 /* The group has an answer: tell it what came meanwhile, or, in a while, the same again. */
 static void
 source_on_event(void *owner, rd_kafka_event_t *event)
 {
 	Source *source = owner;
+	char topic_id[TOPIC_ID_SIZE];
+	rd_kafka_resp_err_t err;
 
+	if (kafka_topic_id_answer(event, topic_id, &err))
+		take_topic_id(source, topic_id, err);
 	if (rd_kafka_event_type(event) != RD_KAFKA_EVENT_ALTERCONSUMERGROUPOFFSETS_RESULT)
 		return;
 	source->group_committing = false;
@@ -189,6 +233,15 @@ assign(Source *source)
 	rd_kafka_topic_partition_list_destroy(list);
 	if (err != RD_KAFKA_RESP_ERR_NO_ERROR)
 		kafka_error(source->client, err, "read from Kafka");
+	source->assigned = true;
+}
+
+static void
+ask_topic_id(Source *source, TimestampTz now)
+{
+	source->topic_id_asked_at = now;
+	source->checks_topic_id = kafka_topic_id_ask(source->client, source->topic);
+	source->topic_id_asked = source->checks_topic_id;
 }
 
 /* A property of the client as it is in effect, palloc'd; "" where it has none. */
@@ -208,7 +261,7 @@ client_property(KafkaClient *client, const char *name)
 
 Source *
 source_open(const StreamInfo *stream, const char *group_id, const SourcePartition *partitions,
-			int npartitions, int queue_kb)
+			int npartitions, int queue_kb, const char *topic_id)
 {
 	char kbytes[16];
 	char messages[16];
@@ -308,7 +361,14 @@ source_open(const StreamInfo *stream, const char *group_id, const SourcePartitio
 	source->password = client_property(client, "sasl.password");
 	MemoryContextSwitchTo(oldcontext);
 
-	assign(source);
+	if (topic_id != NULL)
+	{
+		strlcpy(source->topic_id, topic_id, TOPIC_ID_SIZE);
+		ask_topic_id(source, GetCurrentTimestamp());
+	}
+	/* where we have been before, nothing is read before the answer */
+	if (!source->checks_topic_id || source->topic_id[0] == '\0')
+		assign(source);
 	return source;
 }
 
@@ -357,16 +417,16 @@ handle_error(Source *source, const rd_kafka_message_t *message)
 	SourcePartition *p;
 	int index;
 
+	/* the group only shows our offsets to others; librdkafka tells it of every partition */
+	if (message->err == RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED)
+		return;
 	kafka_clean_text(text, sizeof(text), rd_kafka_message_errstr(message));
 	if (message->partition < 0 || message->partition >= source->nindex_of ||
 		source->index_of[message->partition] < 0)
 	{
-		/* of the group or the connection */
-		if (message->err != RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED)
-		{
-			source->client->trouble = trouble;
-			strlcpy(source->client->message, text, sizeof(source->client->message));
-		}
+		/* of the connection */
+		source->client->trouble = trouble;
+		strlcpy(source->client->message, text, sizeof(source->client->message));
 		return;
 	}
 	index = source->index_of[message->partition];
@@ -415,6 +475,44 @@ note_missing_partition(Source *source)
 	set_partition_trouble(source, source->index_of[partition], SOURCE_NO_TOPIC, reason);
 	client->trouble = SOURCE_FINE;
 	client->message[0] = '\0';
+}
+
+/*
+ * Positions mean something only in the topic that they are of, and one that was deleted and made anew looks no different.
+ * So nothing is read before the broker has told its id, neither at first nor after the topic was missing.  One that goes
+ * and comes between two looks is noticed at the next.
+ */
+static void
+check_topic_id(Source *source, TimestampTz now)
+{
+	bool missing = false;
+
+	if (!source->checks_topic_id)
+		return;
+	for (int i = 0; i < source->npartitions && source->ntroubles > 0; i++)
+		missing |= source->states[i].trouble == SOURCE_NO_TOPIC;
+	if (source->assigned && missing && source->topic_id[0] != '\0')
+	{
+		rd_kafka_assign(source->client->rk, NULL);
+		source->assigned = source->topic_id_told = false;
+	}
+	if (!source->topic_id_asked &&
+		TimestampDifferenceExceeds(source->topic_id_asked_at, now,
+								   source->topic_id_told ? TOPIC_ID_INTERVAL : TOPIC_ID_RETRY))
+		ask_topic_id(source, now);
+}
+
+/* The topic is the right one: read it, if that was waited for. */
+static void
+read_if_told(Source *source)
+{
+	if (source->assigned || (source->checks_topic_id && !source->topic_id_told))
+		return;
+	for (int i = 0; i < source->npartitions; i++)
+		set_partition_trouble(source, i, SOURCE_FINE, NULL);
+	source->client->trouble = SOURCE_FINE;
+	source->client->message[0] = '\0';
+	assign(source);
 }
 
 /* Bring low, end and at_end of the partitions up to date: of all now and then, else of those that moved. */
@@ -516,6 +614,9 @@ source_poll(Source *source, RecordBatch *batch, int max, Size *budget)
 	if (read(source->wakeup_fd, &wakeups, sizeof(wakeups)) < 0)
 		Assert(errno == EAGAIN || errno == EINTR);
 	kafka_client_serve(source->client, 0);
+	if (source->is_other_topic)
+		return 0;
+	read_if_told(source);
 	measure_queue(source);
 
 	while (taken<max && * budget> 0)
@@ -591,6 +692,7 @@ source_poll(Source *source, RecordBatch *batch, int max, Size *budget)
 			(int64) rd_kafka_queue_length(source->queue) >= queue_capacity(source);
 		wake_fetcher(source, now);
 	}
+	check_topic_id(source, now);
 	refresh_offsets(source, now);
 	return taken;
 }
@@ -617,6 +719,12 @@ source_partitions(Source *source, int *npartitions)
 	return source->partitions;
 }
 
+const char *
+source_topic_id(Source *source)
+{
+	return source->topic_id;
+}
+
 SourceTrouble
 source_trouble(Source *source, const char **message)
 {
@@ -626,6 +734,8 @@ source_trouble(Source *source, const char **message)
 	if (message == NULL)
 		message = &ignored;
 	*message = NULL;
+	if (source->is_other_topic)
+		return SOURCE_OTHER_TOPIC;
 	if (source->ntroubles > 0)
 	{
 		for (int i = 0; i < source->npartitions; i++)

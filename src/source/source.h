@@ -40,6 +40,7 @@ typedef enum SourceTrouble
 	SOURCE_NO_TOPIC,
 	SOURCE_NOT_AUTHORIZED,
 	SOURCE_OUT_OF_RANGE, /* a position is no longer (or not yet) in the log: see the message */
+	SOURCE_OTHER_TOPIC,  /* the topic was made anew: positions mean nothing */
 	SOURCE_FAILED        /* anything else that librdkafka calls fatal */
 } SourceTrouble;
 
@@ -56,10 +57,13 @@ typedef struct SourceStats
  * Open a consumer for the partitions of the stream's topic, each at its "position".  Owns no consumer group's
  * rebalancing: the assignment is explicit, offsets are PostgreSQL's.  "queue_kb" bounds the fetch queue.
  * group_id may be NULL (ad-hoc scan).  Connects in the background: never waits.
+ * topic_id says which topic the positions are of: nothing is read of another one of its name.  "": not known yet, see
+ * source_topic_id(); NULL: it doesn't matter.
  * Runs as the current user: the user mapping is theirs.
  */
 extern Source *source_open(const StreamInfo *stream, const char *group_id,
-						   const SourcePartition *partitions, int npartitions, int queue_kb);
+						   const SourcePartition *partitions, int npartitions, int queue_kb,
+						   const char *topic_id);
 
 /*
  * Take what is there, at most "max" records into batch->records from batch->nrecords on; never waits.
@@ -83,6 +87,8 @@ source_caught_up(const SourcePartition *partition)
 
 /* The array is the source's; npartitions may be NULL. */
 extern SourcePartition *source_partitions(Source *source, int *npartitions);
+/* The id of the topic that is read; "" as long as nobody has told it, and for ever where nobody can. */
+extern const char *source_topic_id(Source *source);
 /* What keeps the source from reading now; *message is for the user and lives until the next call (may be NULL). */
 extern SourceTrouble source_trouble(Source *source, const char **message);
 extern void source_stats(Source *source, SourceStats *stats);

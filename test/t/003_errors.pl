@@ -1,5 +1,5 @@
-# What goes wrong with records, groups, topics, brokers and tables: each is kept, counted and said, what is right goes
-# on, and nothing is lost.
+# What goes wrong with records, groups, topics, brokers, tables and disks: each is kept, counted and said, what is right
+# goes on, and nothing is lost.
 
 use strict;
 use warnings;
@@ -7,14 +7,17 @@ use warnings;
 use IO::Socket::INET;
 use Test::More;
 use Time::HiRes qw(time);
+use Velo::Disk;
 use Velo::Kafka;
-use Velo::Process qw(wait_for);
+use Velo::Process qw(run_command wait_for);
 use Velo::Server;
 
 plan skip_all => Velo::Kafka->missing if Velo::Kafka->missing;
 
 my $kafka = Velo::Kafka->new;
-my $pg = Velo::Server->new(conf => {TimeZone => 'UTC', 'velo.retry_max_delay' => '1 s'});
+my $no_disk = Velo::Disk->missing;
+my $disk = $no_disk ? undef : Velo::Disk->new('8m');
+my $pg = Velo::Server->new(disk => $disk, conf => {TimeZone => 'UTC', 'velo.retry_max_delay' => '1 s'});
 my $columns = 'id bigint, k text, v bigint, ts timestamptz';
 
 $pg->query('CREATE EXTENSION velo');
@@ -503,6 +506,52 @@ SQL
 	drop('of_gap_fail', 'of_gap_continue');
 }
 
+# ---------------------------------------------------------------- topics made anew, with as many records as before
+
+SKIP:
+{
+	skip 'librdkafka before 2.3 does not tell topics of the same name apart', 12
+	  unless (run_command('', 'pkg-config', '--atleast-version=2.3', 'rdkafka'))[0] == 0;
+	my $ids = 'SELECT string_agg(id::text, $$,$$ ORDER BY id) FROM';
+	my $make_anew = sub {
+		my ($topic, @ids) = @_;
+
+		wait_for(sub { ($kafka->tool('', 'create', $topic, 1))[0] == 0 });
+		produce($topic, 0, map { good($_) } @ids);
+	};
+
+	for my $on_gap (qw(fail continue))
+	{
+		my $topic = "anew_$on_gap";
+
+		create_stream($topic, 1);
+		produce($topic, 0, map { good($_) } 1 .. 5);
+		create_query("of_$topic", "SELECT id FROM $topic", qq(options => '{"on_gap": "$on_gap"}'));
+		done("of_$topic");
+		ok($pg->wait_until("SELECT topic_id IS NOT NULL FROM velo.query_partition WHERE query = 'velo_queries.of_$topic'::regclass"), "$topic: which it is");
+		$pg->query("SELECT velo.pause_query('of_$topic')");
+		ok($pg->wait_until("SELECT pid IS NULL FROM velo.pipelines WHERE query = 'of_$topic'"), "$topic: paused");
+		$kafka->delete_topic($topic);
+		$make_anew->($topic, 11 .. 15);
+		$pg->query("SELECT velo.resume_query('of_$topic')");
+	}
+	ok($pg->wait_until(q{SELECT state = 'failed' AND error LIKE '%offset 5 of partition 0 of topic "anew_fail" is not in the log%made anew%from offset 0 to 5%'
+		FROM velo.queries WHERE name = 'of_anew_fail'}), 'a query notices that its topic is another one')
+	  or diag($pg->query('SELECT * FROM velo.queries'));
+	is($pg->query("$ids of_anew_fail"), '1,2,3,4,5', 'and has read nothing of that');
+	ok($pg->wait_until('SELECT count(*) = 10 FROM of_anew_continue'), 'or goes on, if told to, with its first record');
+	is($pg->query("$ids of_anew_continue"), '1,2,3,4,5,11,12,13,14,15', 'and reads it all');
+
+	# while the query runs
+	$kafka->delete_topic('anew_continue');
+	ok($pg->wait_until(q{SELECT state = 'waiting' AND error LIKE '%topic "anew_continue"%' FROM velo.queries WHERE name = 'of_anew_continue'}),
+		'a topic that goes is missed');
+	$make_anew->('anew_continue', 21 .. 25);
+	ok($pg->wait_until('SELECT count(*) = 15 FROM of_anew_continue'), 'and one that comes instead is read')
+	  or diag($pg->query('SELECT * FROM velo.queries'));
+	drop('of_anew_fail', 'of_anew_continue');
+}
+
 # ---------------------------------------------------------------- tables that change
 
 {
@@ -541,6 +590,47 @@ SQL
 	is($pg->query('SELECT count(*) FROM velo.queries'), 0, 'CASCADE drops the query');
 	ok($pg->wait_until(q{SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type = 'velo pipeline'}), 'and its pipeline ends');
 	is($pg->query('SELECT count(*) FROM velo.query_error'), 0, 'and leaves nothing behind');
+}
+
+# ---------------------------------------------------------------- a disk that is full
+
+SKIP:
+{
+	skip $no_disk, 13 if $no_disk;
+	my $records = 20_000;
+	my $oracle = "SELECT i AS id, 'k' || i % 17 AS k, i % 77 AS v, repeat('x', 600) AS pad FROM generate_series(1, $records) AS i";
+
+	create_stream('filling', 2, columns => 'id bigint, k text, v bigint, pad text');
+	$kafka->produce('filling', [ map { [ $_ % 2, undef, undef, sprintf '{"id": %d, "k": "k%d", "v": %d, "pad": "%s"}', $_, $_ % 17, $_ % 77, 'x' x 600 ] } 1 .. $records ]);
+
+	# 12 MB of rows of the one query, and as much state of the other, find 8 MB
+	$pg->query(qq{CREATE TABLESPACE small LOCATION '$disk->{dir}'});
+	$pg->query('ALTER TABLE velo.query_state SET TABLESPACE small; CREATE TABLE filled (id bigint, k text, v bigint, pad text) TABLESPACE small');
+	create_query('to_filled', 'SELECT id, k, v, pad FROM filling', "target => 'filled'", 'pipelines => 2');
+	create_query('full_state', 'SELECT id, max(pad) AS pad, sum(v) AS v FROM filling GROUP BY id', 'pipelines => 1');
+	for my $query ('to_filled', 'full_state')
+	{
+		ok($pg->wait_until(qq{SELECT state = 'waiting' AND error LIKE '%No space left%' AND error_sqlstate = '53100' AND error_hint IS NOT NULL
+			AND error_at IS NOT NULL AND retry_at IS NOT NULL FROM velo.queries WHERE name = '$query'}), "$query: a full disk is waited for")
+		  or diag($pg->query('SELECT * FROM velo.queries'));
+		ok($pg->wait_until("SELECT max(attempts) > 3 FROM velo.query_error WHERE query = 'velo_queries.$query'::regclass"), "$query: and tried again");
+	}
+	is($pg->query('SELECT sum(records_in) FROM velo.queries'),
+		$pg->query('SELECT (SELECT count(*) FROM filled) + (SELECT count(*) FROM full_state)'), 'what is counted is there');
+	$pg->kill9;
+	$pg->start;
+	ok($pg->wait_until("SELECT bool_and(state = 'waiting' AND error_sqlstate = '53100') FROM velo.queries"), 'also after a restart')
+	  or diag($pg->query('SELECT * FROM velo.queries'));
+
+	$disk->resize('200m');
+	done($_) for 'to_filled', 'full_state';
+	is($pg->query("SELECT count(*) FROM (($oracle EXCEPT ALL TABLE filled) UNION ALL (TABLE filled EXCEPT ALL $oracle)) AS d"), 0, 'with room, all rows come, once');
+	is($pg->query("SELECT count(*) FROM ((SELECT id, pad, v FROM ($oracle) AS o EXCEPT ALL TABLE full_state) UNION ALL (TABLE full_state EXCEPT ALL SELECT id, pad, v FROM ($oracle) AS o)) AS d"), 0, 'and all groups');
+	ok($pg->wait_until("SELECT bool_and(state = 'running' AND error IS NULL AND retry_at IS NULL) FROM velo.queries"), 'and the error is over');
+	is($pg->query('SELECT count(*) FROM velo.dead_letters'), 0, 'no record was to blame');
+	drop('to_filled', 'full_state');
+	$pg->query('DROP TABLE filled; ALTER TABLE velo.query_state SET TABLESPACE pg_default; DROP TABLESPACE small');
+	is($pg->query('SELECT count(*) FROM velo.query_state'), 0, 'and nothing of it is left');
 }
 
 # ---------------------------------------------------------------- altering

@@ -23,7 +23,8 @@ sub missing
 	return @jars ? undef : 'test/setup.sh could not get the jars of Apache Kafka from Maven Central';
 }
 
-# options: heap (of the JVM, default 512m), start (default true)
+# options: heap (of the JVM, default 512m), start (default true), listeners (hash of further ones: name => security
+# protocol), properties (hash), scram (list of what StorageTool's --add-scram takes)
 sub new
 {
 	my ($class, %options) = @_;
@@ -32,17 +33,21 @@ sub new
 		dir => $dir,
 		logfile => "$dir/kafka.log",
 		heap => $options{heap} // '512m',
-		port => free_port()
+		port => free_port(),
+		ports => {map { $_ => free_port() } keys %{ $options{listeners} // {} }}
 	}, $class;
+	my %protocols = (PLAINTEXT => 'PLAINTEXT', %{ $options{listeners} // {} });
+	my $controller_port = free_port();
+	my $advertised = join ',', map { "$_://" . $self->brokers($_) } sort keys %protocols;
 	my %properties = (
 		'process.roles' => 'broker,controller',
 		'node.id' => 1,
-		'listeners' => "PLAINTEXT://127.0.0.1:$self->{port},CONTROLLER://127.0.0.1:%d",
-		'advertised.listeners' => "PLAINTEXT://127.0.0.1:$self->{port}",
-		'controller.quorum.voters' => '1@127.0.0.1:%d',
+		'listeners' => "$advertised,CONTROLLER://127.0.0.1:$controller_port",
+		'advertised.listeners' => $advertised,
+		'controller.quorum.voters' => "1\@127.0.0.1:$controller_port",
 		'controller.listener.names' => 'CONTROLLER',
 		'inter.broker.listener.name' => 'PLAINTEXT',
-		'listener.security.protocol.map' => 'CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT',
+		'listener.security.protocol.map' => join(',', 'CONTROLLER:PLAINTEXT', map { "$_:$protocols{$_}" } sort keys %protocols),
 		'log.dirs' => "$dir/data",
 		'auto.create.topics.enable' => 'false',
 		# after kill -9 a broker registers anew only when its old session is over
@@ -55,20 +60,17 @@ sub new
 		'transaction.state.log.num.partitions' => 4,
 		'share.coordinator.state.topic.replication.factor' => 1,
 		'share.coordinator.state.topic.min.isr' => 1,
-		'group.initial.rebalance.delay.ms' => 0);
-	my $controller_port = free_port();
+		'group.initial.rebalance.delay.ms' => 0,
+		%{ $options{properties} // {} });
 
 	open my $file, '>', "$dir/server.properties" or die "server.properties: $!\n";
-	for my $name (sort keys %properties)
-	{
-		(my $value = $properties{$name}) =~ s/%d/$controller_port/;
-		print $file "$name=$value\n";
-	}
+	print $file "$_=$properties{$_}\n" for sort keys %properties;
 	close $file or die "server.properties: $!\n";
 
 	# any 16 bytes in URL-safe base64 name a cluster
 	my ($status, $out, $err) = run_command('', $self->java('kafka.tools.StorageTool'),
-		'format', '-t', 'veloVeloVeloVeloVeloVQ', '-c', "$dir/server.properties");
+		'format', '-t', 'veloVeloVeloVeloVeloVQ', '-c', "$dir/server.properties",
+		map { ('--add-scram', $_) } @{ $options{scram} // [] });
 	die "could not format Kafka's storage:\n$out$err" if $status;
 
 	$self->start unless exists $options{start} && !$options{start};
@@ -83,11 +85,12 @@ sub java
 		'-Dorg.slf4j.simpleLogger.defaultLogLevel=warn', '-cp', "$ENV{VELO_BUILD}/kafka/lib/*", $class);
 }
 
+# The address of a listener; by default of the one that is open to everybody.
 sub brokers
 {
-	my ($self) = @_;
+	my ($self, $listener) = @_;
 
-	return "127.0.0.1:$self->{port}";
+	return '127.0.0.1:' . ($self->{ports}{ $listener // '' } // $self->{port});
 }
 
 sub start

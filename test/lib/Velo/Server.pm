@@ -15,7 +15,8 @@ use warnings;
 use Time::HiRes qw(time);
 use Velo::Process qw(scratch_dir free_port wait_for spawn finish run_command children);
 
-# options: name, dev_broker (true: with the development broker), conf (hash of settings), start (default true)
+# options: name, dev_broker (true: with the development broker), conf (hash of settings), start (default true), disk (a
+# Velo::Disk that it sees)
 sub new
 {
 	my ($class, %options) = @_;
@@ -25,7 +26,8 @@ sub new
 		data => "$dir/data",
 		logfile => "$dir/postgresql.log",
 		bindir => $ENV{VELO_BINDIR} // die("VELO_BINDIR is not set: run this through test/run.sh\n"),
-		port => free_port()
+		port => free_port(),
+		disk => $options{disk}
 	}, $class;
 	my ($status, $out, $err) = run_command('', "$self->{bindir}/initdb", '--no-sync', '--auth=trust',
 		'--username=postgres', '--encoding=UTF8', '--locale=C', $self->{data});
@@ -72,7 +74,10 @@ sub start
 {
 	my ($self) = @_;
 
-	$self->{pid} = spawn($self->{logfile}, 'INT', "$self->{bindir}/postgres", '-D', $self->{data});
+	my @command = ("$self->{bindir}/postgres", '-D', $self->{data});
+
+	@command = $self->{disk}->inside('INT', @command) if $self->{disk};
+	$self->{pid} = spawn($self->{logfile}, 'INT', @command);
 	my $ready = wait_for(
 		sub {
 			return 1 if !$self->alive;
