@@ -782,7 +782,11 @@ settle_windows(Pipeline *pipeline, TimestampTz until)
 	if (!pipeline->query->windowed && grouping->bin.kind == WINDOW_NONE)
 		return DT_NOBEGIN;
 	if (pipeline->behind)
+	{
 		watermark = pipeline->closed;
+		/* whatever has moved it is for the next transaction */
+		pipeline->due = true;
+	}
 	else
 	{
 		TimestampTz now = GetCurrentTimestamp();
