@@ -260,7 +260,7 @@ measure(const Interval *interval, int64 *length)
 bool
 window_has_length(const Interval *interval)
 {
-	int64 length;
+	int64 length = 0; /* for compilers that don't see it set */
 
 	return interval->month == 0 && measure(interval, &length) && length > 0;
 }
