@@ -50,6 +50,8 @@ sub new
 		'listener.security.protocol.map' => join(',', 'CONTROLLER:PLAINTEXT', map { "$_:$protocols{$_}" } sort keys %protocols),
 		'log.dirs' => "$dir/data",
 		'auto.create.topics.enable' => 'false',
+		# records may say that they are old
+		'log.retention.ms' => -1,
 		# after kill -9 a broker registers anew only when its old session is over
 		'broker.heartbeat.interval.ms' => 250,
 		'broker.session.timeout.ms' => 1000,
