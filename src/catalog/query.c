@@ -265,12 +265,9 @@ query_owner(Oid id)
 static HeapTuple
 fetch_row(Relation rel, Oid id)
 {
-	ScanKeyData key;
-	SysScanDesc scan;
+	SysScanDesc scan = rows_scan_query(rel, QUERY_ID, id);
 	HeapTuple tuple;
 
-	rows_key_oid(&key, QUERY_ID, id);
-	scan = rows_scan(rel, &key, 1);
 	tuple = systable_getnext(scan);
 	if (HeapTupleIsValid(tuple))
 		tuple = heap_copytuple(tuple);
@@ -622,12 +619,9 @@ query_forget_written(Oid id)
 	Datum values[PIPELINE_NATTS + 1] = {0};
 	bool nulls[PIPELINE_NATTS + 1] = {[PIPELINE_WRITTEN] = true};
 	bool replace[PIPELINE_NATTS + 1] = {[PIPELINE_WRITTEN] = true};
-	ScanKeyData key;
-	SysScanDesc scan;
+	SysScanDesc scan = rows_scan_query(rel, PIPELINE_QUERY, id);
 	HeapTuple tuple;
 
-	rows_key_oid(&key, PIPELINE_QUERY, id);
-	scan = rows_scan(rel, &key, 1);
 	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
 	{
 		ItemPointerData place = tuple->t_self;
@@ -736,13 +730,10 @@ List *
 query_partitions(Oid id)
 {
 	Relation rel = rows_open("query_partition", AccessShareLock);
-	ScanKeyData key;
-	SysScanDesc scan;
+	SysScanDesc scan = rows_scan_query(rel, PARTITION_QUERY, id);
 	HeapTuple tuple;
 	List *partitions = NIL;
 
-	rows_key_oid(&key, PARTITION_QUERY, id);
-	scan = rows_scan(rel, &key, 1);
 	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
 	{
 		PartitionInfo *partition = palloc0(sizeof(PartitionInfo));
@@ -906,12 +897,9 @@ greatest_of_pipelines(Oid id, AttrNumber column)
 {
 	Relation rel = rows_open("query_pipeline", AccessShareLock);
 	TimestampTz greatest = DT_NOBEGIN;
-	ScanKeyData key;
-	SysScanDesc scan;
+	SysScanDesc scan = rows_scan_query(rel, PIPELINE_QUERY, id);
 	HeapTuple tuple;
 
-	rows_key_oid(&key, PIPELINE_QUERY, id);
-	scan = rows_scan(rel, &key, 1);
 	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
 	{
 		bool isnull;
@@ -964,13 +952,10 @@ List *
 query_errors(Oid id)
 {
 	Relation rel = rows_open("query_error", AccessShareLock);
-	ScanKeyData key;
-	SysScanDesc scan;
+	SysScanDesc scan = rows_scan_query(rel, ERROR_QUERY, id);
 	HeapTuple tuple;
 	List *errors = NIL;
 
-	rows_key_oid(&key, ERROR_QUERY, id);
-	scan = rows_scan(rel, &key, 1);
 	while (HeapTupleIsValid(tuple = systable_getnext(scan)))
 	{
 		QueryError *error;

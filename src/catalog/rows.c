@@ -58,6 +58,15 @@ rows_scan_index(Relation table, const char *index, ScanKey keys, int nkeys)
 	return systable_beginscan(table, indexid, true, NULL, nkeys, keys);
 }
 
+SysScanDesc
+rows_scan_query(Relation table, AttrNumber column, Oid query)
+{
+	ScanKeyData key;
+
+	rows_key_oid(&key, column, query);
+	return rows_scan(table, &key, 1);
+}
+
 void
 rows_delete(const char *table, const char *index, AttrNumber column, Oid query)
 {

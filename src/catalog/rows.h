@@ -36,6 +36,8 @@ extern void rows_key_int4(ScanKey key, AttrNumber column, int32 value);
  */
 extern SysScanDesc rows_scan(Relation table, ScanKey keys, int nkeys);
 extern SysScanDesc rows_scan_index(Relation table, const char *index, ScanKey keys, int nkeys);
+/* Scan all rows of a query in a table whose primary key starts with it. */
+extern SysScanDesc rows_scan_query(Relation table, AttrNumber column, Oid query);
 
 /* Delete all rows of a query; "index" is NULL if the primary key starts with the query. */
 extern void rows_delete(const char *table, const char *index, AttrNumber column, Oid query);

@@ -235,6 +235,26 @@ groups_cover_key(ContinuousQuery *result)
 	return stream->nkeys > 0;
 }
 
+/* What cuts event time in GROUP BY without being a window. */
+static void
+find_bin(Analysis *analysis)
+{
+	ContinuousQuery *result = analysis->result;
+	ListCell *cell;
+
+	foreach (cell, result->query->groupClause)
+	{
+		SortGroupClause *item = lfirst_node(SortGroupClause, cell);
+		Node *expr = get_sortgroupclause_expr(item, result->query->targetList);
+
+		if (describe_date_bin(analysis, result->query, expr, &result->bin))
+		{
+			result->bin_ref = item->tleSortGroupRef;
+			return;
+		}
+	}
+}
+
 /* Describe a query in plain SQL.  "emit" is the argument of create_query; a stored query's mode is set already. */
 static void
 describe(Analysis *analysis, const char *emit, bool stop_at_end)
@@ -267,15 +287,8 @@ describe(Analysis *analysis, const char *emit, bool stop_at_end)
 	}
 	result->windowed = result->window_ref != 0;
 
-	foreach (cell, query->groupClause)
-	{
-		SortGroupClause *item = lfirst_node(SortGroupClause, cell);
-
-		if (!result->windowed && result->bin_ref == 0 &&
-			describe_date_bin(analysis, query, get_sortgroupclause_expr(item, query->targetList),
-							  &result->bin))
-			result->bin_ref = item->tleSortGroupRef;
-	}
+	if (!result->windowed)
+		find_bin(analysis);
 
 	if (result->emit == EMIT_FINAL && !result->windowed && !stop_at_end)
 		ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
