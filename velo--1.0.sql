@@ -187,6 +187,18 @@ CREATE TABLE velo.query_group (
 ) WITH (fillfactor = 50);
 COMMENT ON TABLE velo.query_group IS 'state of groups that are kept one by one';
 
+CREATE TABLE velo.query_run (
+	query regclass,
+	pipeline int,
+	run bigint,
+	hash bigint,
+	data bytea NOT NULL,
+	PRIMARY KEY (query, pipeline, run, hash)
+) WITH (toast_tuple_target = 8160);
+ALTER TABLE velo.query_run ALTER COLUMN data SET STORAGE EXTERNAL;
+COMMENT ON TABLE velo.query_run IS 'state of groups that pipelines have no memory for, sorted by their hash, in blocks';
+COMMENT ON COLUMN velo.query_run.hash IS 'the greatest in the block';
+
 CREATE TABLE velo.query_key (
 	query regclass,
 	generation bigint,
@@ -226,6 +238,7 @@ SELECT pg_catalog.pg_extension_config_dump('velo.query_partition', '');
 SELECT pg_catalog.pg_extension_config_dump('velo.query_pipeline', '');
 SELECT pg_catalog.pg_extension_config_dump('velo.query_state', '');
 SELECT pg_catalog.pg_extension_config_dump('velo.query_group', '');
+SELECT pg_catalog.pg_extension_config_dump('velo.query_run', '');
 SELECT pg_catalog.pg_extension_config_dump('velo.query_key', '');
 SELECT pg_catalog.pg_extension_config_dump('velo.dead_letter', '');
 SELECT pg_catalog.pg_extension_config_dump('velo.dead_letter_id_seq', '');

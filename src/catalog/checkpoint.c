@@ -1,7 +1,7 @@
 /*
  * checkpoint.c
- *		What a pipeline keeps of its state: chunks in velo.query_state, single groups in velo.query_group; and which
- *		values of the stream's key it has met, in velo.query_key.
+ *		What a pipeline keeps of its state: chunks in velo.query_state, single groups in velo.query_group (for runs of
+ *		many see run_blocks.c); and which values of the stream's key it has met, in velo.query_key.
  *
  * Their content is state/'s business.  Chunks are stored out of line without compression, so that appending one costs
  * little more than its bytes.
@@ -53,6 +53,7 @@ state_delete_all(Oid query)
 {
 	rows_delete("query_state", NULL, STATE_QUERY, query);
 	rows_delete("query_group", NULL, GROUP_QUERY, query);
+	run_blocks_delete_all(query);
 	rows_delete("query_key", NULL, KEY_QUERY, query);
 }
 
@@ -193,9 +194,9 @@ read_column(HeapTuple tuple, Relation rel, AttrNumber column)
 }
 
 List *
-stored_groups_fetch(Oid query, bytea **keys, int nkeys, bool take)
+stored_groups_fetch(Oid query, bytea **keys, int nkeys)
 {
-	Relation rel = rows_open("query_group", take ? RowExclusiveLock : AccessShareLock);
+	Relation rel = rows_open("query_group", AccessShareLock);
 	List *groups = NIL;
 
 	for (int i = 0; i < nkeys; i++)
@@ -211,15 +212,11 @@ stored_groups_fetch(Oid query, bytea **keys, int nkeys, bool take)
 			group->key = read_column(tuple, rel, GROUP_KEY);
 			group->state = read_column(tuple, rel, GROUP_STATE);
 			groups = lappend(groups, group);
-			if (take)
-				CatalogTupleDelete(rel, &tuple->t_self);
 		}
 		systable_endscan(scan);
 		CHECK_FOR_INTERRUPTS();
 	}
-	table_close(rel, take ? NoLock : AccessShareLock);
-	if (take)
-		CommandCounterIncrement();
+	table_close(rel, AccessShareLock);
 	return groups;
 }
 
@@ -252,55 +249,17 @@ save_group(Relation rel, CatalogIndexState indexes, Oid query, const StoredGroup
 	systable_endscan(scan);
 }
 
-/*
- * Add what isn't there yet, in one go but for long ones: when heap_multi_insert() moves values of a tuple out of line,
- * the one that the index entry is made for doesn't learn its place.
- */
-static void
-insert_groups(Relation rel, CatalogIndexState indexes, Oid query, const StoredGroup *groups,
-			  int ngroups)
-{
-	/* not counted, unlike the relation's own: a reference to that for each slot costs more than the slot */
-	TupleDesc desc = CreateTupleDescCopy(RelationGetDescr(rel));
-	TupleTableSlot **slots = palloc_array(TupleTableSlot *, ngroups);
-	int nslots = 0;
-
-	for (int i = 0; i < ngroups; i++)
-	{
-		HeapTuple tuple = form_group(rel, query, &groups[i]);
-
-		if (tuple->t_len > TOAST_TUPLE_THRESHOLD)
-		{
-			CatalogTupleInsertWithInfo(rel, tuple, indexes);
-			heap_freetuple(tuple);
-			continue;
-		}
-		slots[nslots] = MakeSingleTupleTableSlot(desc, &TTSOpsHeapTuple);
-		ExecStoreHeapTuple(tuple, slots[nslots++], true);
-	}
-	if (nslots > 0)
-		CatalogTuplesMultiInsertWithInfo(rel, slots, nslots, indexes);
-	for (int i = 0; i < nslots; i++)
-		ExecDropSingleTupleTableSlot(slots[i]);
-	pfree(slots);
-	FreeTupleDesc(desc);
-}
-
 void
-stored_groups_save(Oid query, const StoredGroup *groups, int ngroups, bool absent)
+stored_groups_save(Oid query, const StoredGroup *groups, int ngroups)
 {
 	Relation rel = rows_open("query_group", RowExclusiveLock);
 	CatalogIndexState indexes = CatalogOpenIndexes(rel);
 
-	CHECK_FOR_INTERRUPTS();
-	if (absent)
-		insert_groups(rel, indexes, query, groups, ngroups);
-	else
-		for (int i = 0; i < ngroups; i++)
-		{
-			save_group(rel, indexes, query, &groups[i]);
-			CHECK_FOR_INTERRUPTS();
-		}
+	for (int i = 0; i < ngroups; i++)
+	{
+		save_group(rel, indexes, query, &groups[i]);
+		CHECK_FOR_INTERRUPTS();
+	}
 	CatalogCloseIndexes(indexes);
 	table_close(rel, NoLock);
 	CommandCounterIncrement();
@@ -322,8 +281,8 @@ scan_groups(Relation rel, Relation index, ScanKey keys, Oid query, bytea *from, 
 	return systable_beginscan_ordered(rel, index, NULL, nkeys, keys);
 }
 
-static void
-scan_range(Oid query, bytea *from, bytea *to, bool with_state, StoredGroupReader reader, void *arg)
+void
+stored_groups_scan(Oid query, bytea *from, bytea *to, StoredGroupReader reader, void *arg)
 {
 	Relation rel = rows_open("query_group", AccessShareLock);
 	Relation index = index_open(RelationGetPrimaryKeyIndex(rel), AccessShareLock);
@@ -333,32 +292,18 @@ scan_range(Oid query, bytea *from, bytea *to, bool with_state, StoredGroupReader
 
 	while (HeapTupleIsValid(tuple = systable_getnext_ordered(scan, ForwardScanDirection)))
 	{
-		StoredGroup group = {0};
+		StoredGroup group;
 
 		group.key = read_column(tuple, rel, GROUP_KEY);
-		if (with_state)
-			group.state = read_column(tuple, rel, GROUP_STATE);
+		group.state = read_column(tuple, rel, GROUP_STATE);
 		reader(&group, arg);
 		pfree(group.key);
-		if (with_state)
-			pfree(group.state);
+		pfree(group.state);
 		CHECK_FOR_INTERRUPTS();
 	}
 	systable_endscan_ordered(scan);
 	index_close(index, AccessShareLock);
 	table_close(rel, AccessShareLock);
-}
-
-void
-stored_groups_scan(Oid query, bytea *from, bytea *to, StoredGroupReader reader, void *arg)
-{
-	scan_range(query, from, to, true, reader, arg);
-}
-
-void
-stored_groups_scan_keys(Oid query, bytea *from, bytea *to, StoredGroupReader reader, void *arg)
-{
-	scan_range(query, from, to, false, reader, arg);
 }
 
 void

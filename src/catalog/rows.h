@@ -42,8 +42,9 @@ extern SysScanDesc rows_scan_query(Relation table, AttrNumber column, Oid query)
 /* Delete all rows of a query; "index" is NULL if the primary key starts with the query. */
 extern void rows_delete(const char *table, const char *index, AttrNumber column, Oid query);
 
-/* checkpoint.c, dead_letter.c: forget all of a query */
+/* checkpoint.c, run_blocks.c, dead_letter.c: forget all of a query */
 extern void state_delete_all(Oid query);
+extern void run_blocks_delete_all(Oid query);
 extern void dead_letter_delete_all(Oid query);
 
 #endif /* VELO_ROWS_H */

@@ -324,25 +324,54 @@ extern void state_chunk_scan(Oid query, int pipeline, StateChunkReader reader, v
 extern bool state_chunk_exists(Oid query, int pipeline);
 extern bytea *state_chunk_read(Oid query, int pipeline, int64 seq);
 
-/* Groups kept one by one: cold ones, and all of a merged query.  "key" is state/'s encoding of window and group. */
+/* Groups kept one by one: those of a merged query.  "key" is state/'s encoding of window and group. */
 typedef struct StoredGroup
 {
 	bytea *key;
 	bytea *state; /* NULL on save: delete */
 } StoredGroup;
 
-/* List of StoredGroup: those of the keys that are stored, in no particular order.  "take": they are deleted. */
-extern List *stored_groups_fetch(Oid query, bytea **keys, int nkeys, bool take);
-/* "absent": none of them is stored, and none is to be deleted.  The current memory context takes garbage. */
-extern void stored_groups_save(Oid query, const StoredGroup *groups, int ngroups, bool absent);
+/* List of StoredGroup: those of the keys that are stored, in no particular order. */
+extern List *stored_groups_fetch(Oid query, bytea **keys, int nkeys);
+/* The current memory context takes garbage. */
+extern void stored_groups_save(Oid query, const StoredGroup *groups, int ngroups);
 /* Calls "reader" for all groups with key in [from, to) in key order; a NULL bound is open */
 typedef void (*StoredGroupReader)(const StoredGroup *group, void *arg);
 extern void stored_groups_scan(Oid query, bytea *from, bytea *to, StoredGroupReader reader,
 							   void *arg);
-/* The same without the states, which are NULL. */
-extern void stored_groups_scan_keys(Oid query, bytea *from, bytea *to, StoredGroupReader reader,
-									void *arg);
 extern void stored_groups_delete_range(Oid query, bytea *from, bytea *to);
+
+/*
+ * Runs of groups, in blocks.  A run is written in ascending order of hashes; no two blocks of it have the same greatest
+ * hash.
+ */
+typedef struct RunAppender RunAppender;
+
+extern RunAppender *run_appender_begin(Oid query, int pipeline);
+/* RUN_BLOCK_BYTES of data fill a page; what is much longer is stored out of line. */
+#define RUN_BLOCK_BYTES (BLCKSZ - 128)
+extern void run_appender_add(RunAppender *appender, int64 run, uint64 hash, bytea *data);
+extern void run_appender_end(RunAppender *appender);
+
+typedef struct RunBlock
+{
+	uint64 hash; /* its greatest */
+	const char *data;
+	Size len;
+} RunBlock;
+
+/* Reads what was there when it began, in the order of the hashes. */
+typedef struct RunReader RunReader;
+
+/* "deletes": it will do that, too */
+extern RunReader *run_reader_begin(Oid query, int pipeline, bool deletes);
+/* Go to the first block of a run with a greatest hash of "hash" or more. */
+extern void run_reader_seek(RunReader *reader, int64 run, uint64 hash);
+/* The next block, valid until the next call; false if there is none. */
+extern bool run_reader_next(RunReader *reader, RunBlock *block);
+/* Delete the block that was read last. */
+extern void run_reader_delete(RunReader *reader);
+extern void run_reader_end(RunReader *reader);
 
 /* ------------------------------------------------------------------ stream keys */
 

@@ -24,10 +24,14 @@
 /* garbage that is not worth the trouble */
 #define LOG_SLACK (1024 * 1024)
 #define MAX_SMALL_CHUNKS 256
+/* buckets in a record of groups that have moved */
+#define MOVED_AT_ONCE 8192
 
-#define RECORD_GROUP 'G'          /* name, state */
-#define RECORD_ROWS 'R'           /* name, position, length, rows */
-#define RECORD_FORGET 'F'         /* name */
+#define RECORD_GROUP 'G'  /* name, state */
+#define RECORD_ROWS 'R'   /* name, position, length, rows */
+#define RECORD_FORGET 'F' /* name */
+#define RECORD_FORGET_MOVED                                                                        \
+	'M' /* start, number, hashes: the groups of that window that have them */
 #define RECORD_FORGET_THROUGH 'T' /* name: the groups of its window up to it, by keys */
 #define RECORD_FORGET_WINDOW 'W'  /* start */
 
@@ -130,6 +134,32 @@ log_forget(GroupTable *table, Entry *entry)
 	begin_record(table, RECORD_FORGET);
 	record_write_name(table, entry, &table->buffer);
 	table->open_chunk->forgets = true;
+}
+
+/* Groups of a window, whole buckets sorted by hash, have moved to the stored ones. */
+void
+log_forget_moved(GroupTable *table, Window *window, const HashSlot *slots, int64 n)
+{
+	uint64 *hashes = palloc(sizeof(uint64) * MOVED_AT_ONCE);
+	uint32 count = 0;
+
+	for (int64 i = 0; i < n; i++)
+	{
+		bool is_logged = slots[i].entry->place.chunk != NULL;
+
+		release_entry(table, slots[i].entry);
+		if (is_logged && (count == 0 || hashes[count - 1] != slots[i].hash))
+			hashes[count++] = slots[i].hash;
+		if (count == 0 || (count < MOVED_AT_ONCE && i + 1 < n))
+			continue;
+		begin_record(table, RECORD_FORGET_MOVED);
+		appendBinaryStringInfo(&table->buffer, (char *) &window->start, sizeof(window->start));
+		appendBinaryStringInfo(&table->buffer, (char *) &count, sizeof(count));
+		appendBinaryStringInfo(&table->buffer, (char *) hashes, sizeof(uint64) * count);
+		table->open_chunk->forgets = true;
+		count = 0;
+	}
+	pfree(hashes);
 }
 
 /*
@@ -360,6 +390,11 @@ empty_chunk(GroupTable *table, LogChunk *chunk)
 			case RECORD_FORGET_THROUGH:
 				read_entry(table, &in);
 				break;
+			case RECORD_FORGET_MOVED:
+				bytes_skip(&in, sizeof(TimestampTz));
+				bytes_read(&in, &len, sizeof(len));
+				bytes_skip(&in, sizeof(uint64) * (Size) len);
+				break;
 			case RECORD_FORGET_WINDOW:
 				bytes_skip(&in, sizeof(TimestampTz));
 				break;
@@ -419,15 +454,17 @@ log_delete(GroupTable *table)
 	pfree(seqs);
 }
 
-/* Append what changed since the last checkpoint, and compact. */
-void
+/* Append what changed since the last checkpoint, and compact; returns how many bytes were appended for that. */
+Size
 log_checkpoint(GroupTable *table)
 {
 	Size before = table->log_bytes;
+	Size appended;
 	Size budget;
 
 	save_unsaved(table);
 	flush(table);
+	appended = table->log_bytes - before;
 	delete_dead_chunks(table);
 
 	budget = CHUNK_TARGET + 2 * (table->log_bytes > before ? table->log_bytes - before : 0);
@@ -447,6 +484,7 @@ log_checkpoint(GroupTable *table)
 		budget -= oldest_bytes;
 	}
 	flush(table);
+	return appended;
 }
 
 /* ------------------------------------------------------------------ loading */
@@ -547,6 +585,32 @@ unload(GroupTable *table, Entry *entry)
 	release_place(table, &entry->place);
 	entry->group.flags |= ENTRY_GONE;
 	entry->window->ngone++;
+}
+
+/* Unload the groups of buckets that have moved to the stored ones. */
+static void
+unload_moved(GroupTable *table, StringInfo in)
+{
+	TimestampTz start;
+	uint32 n;
+	Window *window;
+
+	bytes_read(in, &start, sizeof(start));
+	bytes_read(in, &n, sizeof(n));
+	window = window_find(table, start);
+	for (uint32 k = 0; k < n; k++)
+	{
+		uint64 hash;
+
+		bytes_read(in, &hash, sizeof(hash));
+		if (window == NULL)
+			continue;
+		for (uint64 i = hash & window->mask; window->slots[i].entry != NULL;
+			 i = (i + 1) & window->mask)
+			if (window->slots[i].hash == hash &&
+				(window->slots[i].entry->group.flags & ENTRY_GONE) == 0)
+				unload(table, window->slots[i].entry);
+	}
 }
 
 static void
@@ -654,6 +718,10 @@ load_chunk(int64 seq, const char *data, Size len, void *arg)
 			case RECORD_FORGET_THROUGH:
 				chunk->forgets = true;
 				load_left_through(table, &in);
+				break;
+			case RECORD_FORGET_MOVED:
+				chunk->forgets = true;
+				unload_moved(table, &in);
 				break;
 			case RECORD_FORGET_WINDOW:
 				chunk->forgets = true;

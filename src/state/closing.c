@@ -170,7 +170,7 @@ static void
 drop_window(GroupTable *table, Window *window)
 {
 	/* even without groups left, their count is stored until it is taken back */
-	if (window->nstored > 0 || window->stored_changed)
+	if (window->nstored > 0 || window->nruns > 0 || window->stored_changed)
 		stored_drop_window(table, window);
 	log_forget_window(table, window);
 	if (window->order != NULL)
@@ -235,8 +235,13 @@ group_table_take_closed(GroupTable *table, TimestampTz watermark, int max, State
 	table->nresult = 0;
 	while ((window = first_closed(table, watermark)) != NULL)
 	{
-		take(table, window, max);
-		if (table->nresult == 0 && window->nstored > 0)
+		/* while memory tells which copies of groups in runs are stale */
+		if (!table->shared && window->nruns > 0)
+			stored_take(table, window, max);
+		if (table->nresult == 0)
+			take(table, window, max);
+		/* what memory has of shared groups must leave while it is there, which is in this transaction */
+		if (table->nresult == 0 && table->shared && window->nstored > 0)
 			stored_take(table, window, max);
 		if (table->nresult > 0)
 		{
@@ -277,7 +282,8 @@ group_table_drop_closed(GroupTable *table)
 	table->closing = NULL;
 	if (window->taken != NULL)
 		stored_drop_taken(table, window);
-	else if (window->order->taken == window->order->ngroups && window->nstored == 0)
+	else if (window->order->taken == window->order->ngroups && window->nstored == 0 &&
+			 window->nruns == 0)
 		drop_window(table, window);
 	else
 		leave(table, window);

@@ -89,7 +89,7 @@ fold_groups(GroupTable *table, GroupTable *source)
 void
 group_table_fold(GroupTable *table, GroupTable *source)
 {
-	stored_take_all(source);
+	runs_take_all(source);
 	fold_groups(table, source);
 	log_delete(source);
 }

@@ -101,19 +101,39 @@ bytes_skip(StringInfo in, Size len)
 	return result;
 }
 
-/* Window and keys. */
 void
-record_write_name(GroupTable *table, const Entry *entry, StringInfo out)
+record_write_keys(GroupTable *table, const Entry *entry, StringInfo out)
 {
 	const StateGroup *group = &entry->group;
 
-	appendBinaryStringInfo(out, (char *) &group->window, sizeof(group->window));
 	for (int i = 0; i < table->spec->nkeys; i++)
 	{
 		appendStringInfoCharMacro(out, group->key_nulls[i] ? 1 : 0);
 		if (!group->key_nulls[i])
 			datum_write(out, group->keys[i], table->keys[i].byval, table->keys[i].typlen);
 	}
+}
+
+/* Puts the keys into table->probe, in the current memory context. */
+void
+record_read_keys(GroupTable *table, StringInfo in)
+{
+	for (int i = 0; i < table->spec->nkeys; i++)
+	{
+		char isnull;
+
+		bytes_read(in, &isnull, 1);
+		table->probe_nulls[i] = isnull != 0;
+		table->probe[i] = isnull ? (Datum) 0 : datum_read(in, table->keys[i].byval);
+	}
+}
+
+/* Window and keys. */
+void
+record_write_name(GroupTable *table, const Entry *entry, StringInfo out)
+{
+	appendBinaryStringInfo(out, (char *) &entry->group.window, sizeof(entry->group.window));
+	record_write_keys(table, entry, out);
 }
 
 /* Returns the window; puts the keys into table->probe, in the current memory context. */
@@ -123,14 +143,7 @@ record_read_name(GroupTable *table, StringInfo in)
 	TimestampTz window;
 
 	bytes_read(in, &window, sizeof(window));
-	for (int i = 0; i < table->spec->nkeys; i++)
-	{
-		char isnull;
-
-		bytes_read(in, &isnull, 1);
-		table->probe_nulls[i] = isnull != 0;
-		table->probe[i] = isnull ? (Datum) 0 : datum_read(in, table->keys[i].byval);
-	}
+	record_read_keys(table, in);
 	return window;
 }
 

@@ -105,7 +105,6 @@ window_get(GroupTable *table, TimestampTz start)
 	window->end = spec->kind == WINDOW_NONE ? DT_NOEND : window_end(spec, start);
 	window->close = close_time(spec, window->end);
 	window->stored_to = DT_NOBEGIN;
-	window->learnt = PG_UINT64_MAX;
 	window_init(table, window);
 
 	if (table->nwindows == table->max_windows)
@@ -656,15 +655,15 @@ void
 group_table_checkpoint(GroupTable *table, TimestampTz watermark)
 {
 	if (table->shared)
-		stored_save_shared(table);
+		shared_save(table);
 	else
 	{
 		stored_move_passed(table, watermark);
 		stored_move_cold(table);
 		undo_reclaim(table);
-		log_checkpoint(table);
+		runs_merge(table, log_checkpoint(table));
 	}
-	stored_save_counts(table);
+	stored_save_windows(table);
 	table->checkpoint++;
 }
 

@@ -14,8 +14,12 @@
  *	collected.c		kept input rows
  *	group_record.c	entries as bytes, for the two below
  *	checkpoint.c	the log of chunks that makes a table of one pipeline durable
- *	stored.c		groups outside of memory: cold ones, and all of a merged query
- *	stored_filter.c	which groups are surely not among those
+ *	stored.c		groups outside of memory: what there is, and what of it is wanted
+ *	stored_shared.c	those of a merged query
+ *	stored_runs.c	cold ones of one pipeline, in runs
+ *	run_filter.c	which groups are surely not in a run
+ *	run_merge.c		few runs of many
+ *	stored_move.c	which groups are cold
  *	undo.c			what a record did to entries, to be taken back
  *	fold.c			one table into another: partial groups into shared ones
  */
@@ -26,7 +30,6 @@
 
 #include "executor/nodeAgg.h"
 #include "fmgr.h"
-#include "lib/bloomfilter.h"
 #include "lib/ilist.h"
 #include "lib/stringinfo.h"
 #include "nodes/execnodes.h"
@@ -36,6 +39,9 @@
 typedef struct Entry Entry;
 typedef struct Window Window;
 typedef struct ClosingOrder ClosingOrder;
+typedef struct Run Run;
+typedef struct RunMerge RunMerge;
+typedef struct RunWriter RunWriter;
 
 /* ------------------------------------------------------------------ aggregates */
 
@@ -226,15 +232,19 @@ struct Window
 	uint64 mask; /* number of slots - 1 */
 	int64 nentries;
 	int64 ngone;
-	int64 nstored;         /* groups of it in the stored groups */
+	int64
+		nstored; /* groups of it that are stored; of a table of one pipeline those that are not in memory */
 	TimestampTz stored_to; /* with a spec->bin, the greatest one of those, or more */
-	uint64 learnt; /* the filter has its stored groups with a hash below; PG_UINT64_MAX: all */
-	bool logged;   /* the log has records of it */
-	bool stored_changed; /* the number above must be written */
+	Run **runs;            /* that they are stored in, newest first; NULL: none ever */
+	int nruns;
+	int max_runs;
+	bool logged;         /* the log has records of it */
+	bool stored_changed; /* what is known of its stored groups must be written */
 	ClosingOrder *order; /* in which closing takes the groups in memory; NULL: it hasn't begun */
-	uint64 slice;        /* then, of the stored ones, slice of the hash from which it goes on */
-	int slice_bits;      /* leading bits of the hash that make a slice */
-	Window *taken;       /* the stored groups that take_closed() returned; NULL: none */
+	uint64 slice_from;   /* then, stored ones with a lesser hash have left */
+	uint64 slice_to;     /* up to which those go that take_closed() returned */
+	bool stored_left;    /* all of them have left */
+	Window *taken;       /* those that take_closed() returned; NULL: none */
 	/* while loading: a copy of the last group that the log says has left, in the order of keys; NULL: none has */
 	Entry *left_through;
 	EntryList changed;
@@ -312,10 +322,13 @@ struct GroupTable
 	Size abandoned;
 
 	/* the stored groups */
-	int64 nstored;               /* sum over the windows */
-	bool refreshed;              /* the windows know how many */
-	bloom_filter *stored_filter; /* NULL: not used so far */
-	int64 filter_told;           /* of how many groups it was told */
+	int64 nstored;   /* sum over the windows */
+	bool refreshed;  /* the windows know how many */
+	int64 next_run;  /* id of the next one */
+	int64 in_runs;   /* groups in all runs, those included that memory or another run has newer */
+	int nunlearnt;   /* runs whose filters don't know all of them yet */
+	RunMerge *merge; /* NULL: none is going on */
+	bool may_merge;  /* there is a run more since it was found that none is worth merging */
 
 	/* the log */
 	dlist_head chunks;
@@ -410,20 +423,14 @@ extern void record_init(GroupTable *table);
 extern void record_write_header(const GroupTable *table, StringInfo out);
 extern void record_check_header(const GroupTable *table, StringInfo in);
 extern void record_damaged(void) pg_attribute_noreturn();
+extern void record_write_keys(GroupTable *table, const Entry *entry, StringInfo out);
+extern void record_read_keys(GroupTable *table, StringInfo in);
 extern void record_write_name(GroupTable *table, const Entry *entry, StringInfo out);
 extern TimestampTz record_read_name(GroupTable *table, StringInfo in);
 extern void record_write_state(GroupTable *table, Entry *entry, StringInfo out);
 extern void record_read_state(GroupTable *table, Entry *entry, StringInfo in);
 extern void bytes_read(StringInfo in, void *to, Size len);
 extern char *bytes_skip(StringInfo in, Size len);
-
-/* stored_filter.c */
-/* The table of one pipeline stores groups with this hash. */
-extern void stored_filter_add(GroupTable *table, const Window *window, uint64 hash);
-/* Begin a new filter if this one was told of too many groups that have left the store since. */
-extern void stored_filter_renew(GroupTable *table);
-/* Are there surely none stored? */
-extern bool stored_filter_lacks(const GroupTable *table, const Window *window, uint64 hash);
 
 /* undo.c */
 extern void undo_init(GroupTable *table);
@@ -435,11 +442,34 @@ extern void undo_reclaim(GroupTable *table);
 /* checkpoint.c */
 extern void log_init(GroupTable *table);
 extern void log_load(GroupTable *table);
-extern void log_checkpoint(GroupTable *table);
+extern Size log_checkpoint(GroupTable *table);
 extern void log_delete(GroupTable *table);
 extern void log_forget(GroupTable *table, Entry *entry);
+extern void log_forget_moved(GroupTable *table, Window *window, const HashSlot *slots, int64 n);
 extern void log_forget_through(GroupTable *table, Window *window, StateGroup **groups, int n);
 extern void log_forget_window(GroupTable *table, Window *window);
+
+/* ------------------------------------------------------------------ stored groups */
+
+/* A bucket that is wanted in memory: all groups of a window with the same hash. */
+typedef struct Wanted
+{
+	TimestampTz window;
+	uint64 hash;
+} Wanted;
+
+struct Run
+{
+	int64 id;
+	int64 groups; /* in it; those with the same hash count as one */
+	uint64 from;  /* what had a lesser hash has left it */
+	/* run_filter.c: lines of eight words each; NULL: none */
+	uint64 *filter;
+	char *filter_memory;
+	uint32 filter_lines;
+	bool learnt;      /* it knows the whole run */
+	uint64 learnt_to; /* or else what has a lesser hash */
+};
 
 /* stored.c */
 extern void stored_refresh(GroupTable *table);
@@ -450,11 +480,44 @@ extern void stored_take(GroupTable *table, Window *window, int max);
 extern void stored_drop_taken(GroupTable *table, Window *window);
 extern bool stored_drop_slice(GroupTable *table, Window *window, int max);
 extern void stored_drop_window(GroupTable *table, Window *window);
-extern void stored_save_shared(GroupTable *table);
-extern void stored_save_counts(GroupTable *table);
+extern void stored_save_windows(GroupTable *table);
+extern bool stored_is_empty(Oid query, int pipeline);
+extern bool in_memory(const Window *window, uint64 hash, bool gone);
+extern void count_stored(GroupTable *table, Window *window, int64 n);
+extern void bucket_write(GroupTable *table, Window *window, Entry *entry, StringInfo out);
+extern int bucket_read(GroupTable *table, Window *window, uint64 hash, StringInfo in, uint8 flags);
+
+/* stored_shared.c */
+extern void shared_fetch(GroupTable *table, const Wanted *wanted, int64 nwanted);
+extern void shared_take_slice(GroupTable *table, Window *window, uint64 to);
+extern void shared_delete_slice(GroupTable *table, Window *window, uint64 to);
+extern void shared_save(GroupTable *table);
+
+/* stored_runs.c */
+extern Run *run_add(GroupTable *table, Window *window, int at, int64 id);
+extern void run_remove(GroupTable *table, Window *window, Run *run);
+extern RunWriter *run_writer_begin(GroupTable *table, Run *run);
+extern StringInfo run_writer_bytes(RunWriter *writer);
+extern void run_writer_add(RunWriter *writer, uint64 hash);
+extern void run_writer_end(RunWriter *writer);
+extern bool runs_may_have(const Window *window, uint64 hash);
+extern void runs_prefetch(const Window *window, uint64 hash);
+extern void runs_learn(GroupTable *table);
+extern void runs_fetch(GroupTable *table, const Wanted *wanted, int64 nwanted);
+extern void runs_take_slice(GroupTable *table, Window *window, uint64 to);
+extern void runs_delete_slice(GroupTable *table, Window *window, uint64 to);
+extern void runs_take_all(GroupTable *table);
+
+/* run_filter.c */
+extern void run_filter_create(GroupTable *table, Run *run, int64 groups);
+extern void run_filter_add(Run *run, uint64 hash);
+
+/* run_merge.c */
+extern void runs_merge(GroupTable *table, Size appended);
+extern void runs_stop_merge(GroupTable *table, const Window *window);
+
+/* stored_move.c */
 extern void stored_move_passed(GroupTable *table, TimestampTz watermark);
 extern void stored_move_cold(GroupTable *table);
-extern void stored_take_all(GroupTable *table);
-extern bool stored_is_empty(Oid query, int pipeline);
 
 #endif /* VELO_GROUP_TABLE_H */

@@ -555,6 +555,7 @@ sub check_query
 	my $done = wait_for_query($query);
 	my $state = <<"SQL";
 SELECT (SELECT count(*) FROM velo.query_state WHERE query = id) + (SELECT count(*) FROM velo.query_group WHERE query = id)
+	+ (SELECT count(*) FROM velo.query_run WHERE query = id)
 FROM velo.query WHERE name = '$query->{name}'
 SQL
 	if ($query->{advance})

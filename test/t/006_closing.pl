@@ -65,9 +65,11 @@ sub crash
 	return;
 }
 
+my $no_state = 'SELECT ' . join ' AND ', map { "NOT EXISTS (SELECT FROM velo.$_)" } qw(query_state query_group query_run);
+
 sub state_left
 {
-	return $pg->query('SELECT (SELECT count(*) FROM velo.query_state), (SELECT count(*) FROM velo.query_group)');
+	return $pg->query('SELECT ' . join ', ', map { "(SELECT count(*) FROM velo.$_)" } qw(query_state query_group query_run));
 }
 
 # ---------------------------------------------------------------- idleness and the wall clock
@@ -151,7 +153,7 @@ for my $pipelines (1, 2)
 	$pg->query("SELECT velo.advance_watermark('${name}_q', 'epoch'::timestamptz + '33 s')");
 	ok($pg->wait_until("SELECT count(*) = 5 FROM ${name}_q"), 'the last ones');
 	is(rows("${name}_q"), '0a1 10a1 10b1 20a1 20b1', 'are right');
-	ok($pg->wait_until(q{SELECT NOT EXISTS (SELECT FROM velo.query_group) AND NOT EXISTS (SELECT FROM velo.query_state)}), 'no state is left')
+	ok($pg->wait_until($no_state), 'no state is left')
 	  or diag(state_left());
 	$pg->query("SELECT velo.drop_query('${name}_q')");
 }
@@ -233,7 +235,7 @@ SQL
 			is($pg->query("SELECT count(*) FROM (SELECT k, m, n FROM $name EXCEPT $expected) AS e"), 0, "$name: each is right");
 			$pg->query("SELECT velo.drop_query('$name')") if $name =~ /changes/;
 		}
-		is(state_left(), '0|0', 'memory: nothing is left of closed windows, wherever they were');
+		is(state_left(), '0|0|0', 'memory: nothing is left of closed windows, wherever they were');
 		$pg->query("SELECT velo.drop_query('$_')") for grep { !/changes/ } @names;
 	}
 }
@@ -252,7 +254,7 @@ SQL
 		processed($name, $name);
 		is($pg->query("SELECT count(*), count(DISTINCT k) FROM $name"), '25000|25000', "$name: all groups, each once");
 		is($pg->query("SELECT count(*) FROM (SELECT k, n FROM $name EXCEPT $expected) AS e"), 0, "$name: each is right");
-		is(state_left(), '0|0', "$name: nothing is left");
+		is(state_left(), '0|0|0', "$name: nothing is left");
 		$pg->query("SELECT velo.drop_query('$name')");
 	}
 }
@@ -364,7 +366,7 @@ SQL
 			$pg->query("SELECT velo.advance_watermark('$name', 'epoch'::timestamptz + '20 s')");
 			ok($pg->wait_until("SELECT count(*) = $n + 1 FROM $name"), "$name: the next window");
 		}
-		ok($pg->wait_until("SELECT NOT EXISTS (SELECT FROM velo.query_group) AND NOT EXISTS (SELECT FROM velo.query_state)"), "$name: no state is left")
+		ok($pg->wait_until($no_state), "$name: no state is left")
 		  or diag(state_left());
 		$pg->query("SELECT velo.drop_query('$name')");
 	}
@@ -379,7 +381,7 @@ for my $pipelines (1, 2)
 		"pipelines => $pipelines", q{options => '{"commit_interval": "1 ms"}'});
 	processed($name, $name);
 	$pg->query("SELECT velo.advance_watermark('$name', 'epoch'::timestamptz + '20 s')");
-	ok($pg->wait_until("SELECT NOT EXISTS (SELECT FROM velo.query_group) AND NOT EXISTS (SELECT FROM velo.query_state)"), "$name: no state is left")
+	ok($pg->wait_until($no_state), "$name: no state is left")
 	  or diag(state_left());
 	is($pg->query("SELECT count(*), sum(n) FROM $name"), '15001|30003', "$name: its rows are");
 	$pg->query("SELECT velo.drop_query('$name')");

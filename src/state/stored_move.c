@@ -1,0 +1,231 @@
+/*
+ * stored_move.c
+ *		Which groups of a pipeline are cold, and how they move out of memory.
+ */
+#include "state/group_table.h"
+
+#define ST_SORT sort_by_hash
+#define ST_ELEMENT_TYPE HashSlot
+#define ST_COMPARE(a, b) ((a)->hash < (b)->hash ? -1 : (a)->hash > (b)->hash)
+#define ST_SCOPE static
+#define ST_DEFINE
+#include "lib/sort_template.h"
+
+#define SAMPLE 1000
+
+/* how many times as long as a look for groups whose bin has passed took, until the next one */
+#define LOOK_PAUSE 20
+/* how many slots, or groups, ahead those are fetched into the processor's cache */
+#define PREFETCH 16
+
+/* ------------------------------------------------------------------ which */
+
+static int
+compare_ages(const void *a, const void *b)
+{
+	uint32 left = *(const uint32 *) a;
+	uint32 right = *(const uint32 *) b;
+
+	return left < right ? -1 : left > right;
+}
+
+/* The checkpoint before which about half of the groups were touched last. */
+static uint32
+median_age(const GroupTable *table)
+{
+	uint32 ages[SAMPLE];
+	uint64 slots = 0;
+	uint64 stride;
+	int n = 0;
+
+	for (int i = 0; i < table->nwindows; i++)
+		slots += table->windows[i]->mask + 1;
+	stride = slots / SAMPLE + 1;
+	for (int i = 0; i < table->nwindows; i++)
+	{
+		const Window *window = table->windows[i];
+
+		for (uint64 slot = 0; slot <= window->mask && n < SAMPLE; slot += stride)
+			if (window->slots[slot].entry != NULL)
+				ages[n++] = window->slots[slot].entry->group.touched;
+	}
+	if (n == 0)
+		return table->checkpoint;
+	qsort(ages, n, sizeof(uint32), compare_ages);
+	return ages[n / 2];
+}
+
+/* Which groups are cold. */
+typedef struct ColdRule
+{
+	int64 age; /* those touched last before this checkpoint or one before; -1: none for that */
+	TimestampTz watermark; /* those whose bin ends by then; DT_NOBEGIN: none for that */
+} ColdRule;
+
+static bool
+has_passed(const GroupTable *table, const Entry *entry, TimestampTz watermark)
+{
+	const GroupingSpec *spec = table->spec;
+
+	return watermark != DT_NOBEGIN && !entry->group.key_nulls[spec->bin_key] &&
+		   window_end(&spec->bin, DatumGetTimestampTz(entry->group.keys[spec->bin_key])) <=
+			   watermark;
+}
+
+/* May a bucket leave memory?  Not before what changed in it was taken for emission. */
+static bool
+is_cold(const GroupTable *table, const Window *window, uint64 hash, const ColdRule *rule)
+{
+	for (uint64 i = hash & window->mask; window->slots[i].entry != NULL; i = (i + 1) & window->mask)
+	{
+		const Entry *entry = window->slots[i].entry;
+
+		if (window->slots[i].hash == hash && (entry->group.flags & ENTRY_GONE) == 0 &&
+			((entry->group.touched > rule->age && !has_passed(table, entry, rule->watermark)) ||
+			 (table->takes_changed && (entry->group.flags & ENTRY_CHANGED) != 0)))
+			return false;
+	}
+	return true;
+}
+
+/* The groups of cold buckets of a window, palloc'd. */
+static HashSlot *
+find_cold(const GroupTable *table, const Window *window, const ColdRule *rule, int64 *ncold)
+{
+	int64 max = 1024;
+	int64 n = 0;
+	HashSlot *cold = MemoryContextAlloc(table->context, sizeof(HashSlot) * max);
+
+	for (uint64 slot = 0; slot <= window->mask; slot++)
+	{
+		const Entry *entry = window->slots[slot].entry;
+
+		__builtin_prefetch(window->slots[(slot + PREFETCH) & window->mask].entry);
+		if (entry == NULL || (entry->group.flags & ENTRY_GONE) != 0 ||
+			!is_cold(table, window, window->slots[slot].hash, rule))
+			continue;
+		if (n == max)
+		{
+			max *= 2;
+			cold = repalloc_huge(cold, sizeof(HashSlot) * max);
+		}
+		cold[n++] = window->slots[slot];
+	}
+	*ncold = n;
+	return cold;
+}
+
+/* ------------------------------------------------------------------ moving */
+
+/* Write a run of these groups, which are sorted by hash and of whole buckets. */
+static void
+write_run(GroupTable *table, Window *window, const HashSlot *groups, int64 n)
+{
+	Run *run = run_add(table, window, 0, table->next_run);
+	MemoryContext old;
+	RunWriter *writer;
+
+	run_filter_create(table, run, n);
+	writer = run_writer_begin(table, run);
+	old = MemoryContextSwitchTo(table->temp);
+	for (int64 i = 0; i < n; i++)
+	{
+		if (i + PREFETCH < n)
+			group_prefetch(&groups[i + PREFETCH].entry->group);
+		bucket_write(table, window, groups[i].entry, run_writer_bytes(writer));
+		if (i + 1 == n || groups[i + 1].hash != groups[i].hash)
+			run_writer_add(writer, groups[i].hash);
+		MemoryContextReset(table->temp);
+	}
+	MemoryContextSwitchTo(old);
+	run_writer_end(writer);
+}
+
+/*
+ * Move the cold buckets of a window into a run; true if there were any.  Adds to *looked how many microseconds it took to
+ * look for them.
+ */
+static bool
+move_window(GroupTable *table, Window *window, const ColdRule *rule, int64 *looked)
+{
+	TimestampTz begin = GetCurrentTimestamp();
+	int64 n;
+	HashSlot *cold = find_cold(table, window, rule, &n);
+
+	*looked += GetCurrentTimestamp() - begin;
+	if (n > 0)
+	{
+		sort_by_hash(cold, n);
+		write_run(table, window, cold, n);
+		count_stored(table, window, n);
+		log_forget_moved(table, window, cold, n);
+		for (int64 i = 0; i < n; i++)
+			entry_left(cold[i].entry);
+		table->may_merge = true;
+	}
+	pfree(cold);
+	return n > 0;
+}
+
+/* The end of the bin that a time falls into. */
+static TimestampTz
+bin_end(const WindowSpec *bin, TimestampTz time)
+{
+	TimestampTz start;
+
+	if (TIMESTAMP_NOT_FINITE(time) || !window_fits(bin, time) ||
+		window_assign(bin, time, &start) == 0)
+		return DT_NOEND;
+	return window_end(bin, start);
+}
+
+/*
+ * Move the groups whose bin the watermark has passed into the store: nothing is likely to change them any more.  They
+ * are looked for among all in memory, when the watermark goes from one bin to the next; but not again before much more
+ * time has gone than that takes.
+ */
+void
+stored_move_passed(GroupTable *table, TimestampTz watermark)
+{
+	ColdRule rule = {.age = -1, .watermark = watermark};
+	TimestampTz begin;
+	int64 looked = 0;
+
+	if (table->spec->bin.kind == WINDOW_NONE || !table->hashable || watermark == DT_NOBEGIN ||
+		watermark < table->passes_at)
+		return;
+	begin = GetCurrentTimestamp();
+	if (begin < table->look_at)
+		return;
+	for (int i = 0; i < table->nwindows; i++)
+		(void) move_window(table, table->windows[i], &rule, &looked);
+	table->passes_at = bin_end(&table->spec->bin, watermark);
+	table->look_at = begin + LOOK_PAUSE * looked;
+	/* moving the others into new memory is worth its while when they are the fewer */
+	for (int i = 0; i < table->nwindows; i++)
+		if (table->windows[i]->ngone > table->windows[i]->nentries / 2)
+			window_rebuild(table, table->windows[i]);
+}
+
+/*
+ * When the groups take more than half of the pipeline's memory, move about half of them into the store: those that
+ * were not touched for longest.
+ */
+void
+stored_move_cold(GroupTable *table)
+{
+	ColdRule rule = {.watermark = DT_NOBEGIN};
+	int64 looked = 0;
+	Size left;
+
+	if (!table->hashable || table->spec->nkeys == 0 ||
+		MemoryContextMemAllocated(table->context, true) <= table->move_at)
+		return;
+	rule.age = median_age(table);
+	for (int i = 0; i < table->nwindows; i++)
+		if (move_window(table, table->windows[i], &rule, &looked))
+			window_rebuild(table, table->windows[i]);
+	/* where little could be moved, don't try again at once */
+	left = MemoryContextMemAllocated(table->context, true);
+	table->move_at = Max(table->memory_limit, left + left / 4);
+}
