@@ -122,7 +122,7 @@ run_reader_begin(Oid query, int pipeline, bool deletes)
 	reader->index = index_open(RelationGetPrimaryKeyIndex(reader->rel), AccessShareLock);
 	reader->snapshot = RegisterSnapshot(GetLatestSnapshot());
 	reader->slot = table_slot_create(reader->rel, NULL);
-	reader->scan = index_beginscan(reader->rel, reader->index, reader->snapshot, RUN_HASH, 0);
+	reader->scan = index_beginscan(reader->rel, reader->index, reader->snapshot, RUN_HASH + 1, 0);
 	return reader;
 }
 
@@ -135,16 +135,17 @@ forget_block(RunReader *reader)
 }
 
 void
-run_reader_seek(RunReader *reader, int64 run, uint64 hash)
+run_reader_seek(RunReader *reader, int64 run, uint64 from, uint64 to)
 {
-	ScanKeyData keys[RUN_HASH];
+	ScanKeyData keys[RUN_HASH + 1];
 
 	forget_block(reader);
 	/* of the index's columns, which are the table's first */
 	rows_key_oid(&keys[0], RUN_QUERY, reader->query);
 	rows_key_int4(&keys[1], RUN_PIPELINE, reader->pipeline);
 	ScanKeyInit(&keys[2], RUN_RUN, BTEqualStrategyNumber, F_INT8EQ, Int64GetDatum(run));
-	ScanKeyInit(&keys[3], RUN_HASH, BTGreaterEqualStrategyNumber, F_INT8GE, hash_datum(hash));
+	ScanKeyInit(&keys[3], RUN_HASH, BTGreaterEqualStrategyNumber, F_INT8GE, hash_datum(from));
+	ScanKeyInit(&keys[4], RUN_HASH, BTLessEqualStrategyNumber, F_INT8LE, hash_datum(to));
 	index_rescan(reader->scan, keys, lengthof(keys), NULL, 0);
 }
 

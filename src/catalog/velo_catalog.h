@@ -365,8 +365,11 @@ typedef struct RunReader RunReader;
 
 /* "deletes": it will do that, too */
 extern RunReader *run_reader_begin(Oid query, int pipeline, bool deletes);
-/* Go to the first block of a run with a greatest hash of "hash" or more. */
-extern void run_reader_seek(RunReader *reader, int64 run, uint64 hash);
+/*
+ * Go to the blocks of a run whose greatest hash is in [from, to].  The first of them costs something for each that stands
+ * on the same page of the index.
+ */
+extern void run_reader_seek(RunReader *reader, int64 run, uint64 from, uint64 to);
 /* The next block, valid until the next call; false if there is none. */
 extern bool run_reader_next(RunReader *reader, RunBlock *block);
 /* Delete the block that was read last. */

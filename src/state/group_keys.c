@@ -131,7 +131,8 @@ hash_value(const Key *key, Datum value, bool isnull)
 	call->args[0].value = value;
 	call->isnull = false;
 	result = FunctionCallInvoke(call);
-	return key->extended ? DatumGetUInt64(result) : mix(DatumGetUInt32(result));
+	/* a user's own function may be poor, and stored groups are divided by the leading bits */
+	return mix(key->extended ? DatumGetUInt64(result) : DatumGetUInt32(result));
 }
 
 /* Hash the keys of all rows into table->hashes. */

@@ -342,6 +342,13 @@ struct GroupTable
 	LogChunk *open_chunk;  /* what they will stand in */
 };
 
+/* Fetch what is about to be asked about a hash into the processor's cache. */
+static inline void
+window_prefetch(const Window *window, uint64 hash)
+{
+	__builtin_prefetch(&window->slots[hash & window->mask]);
+}
+
 /* group_keys.c */
 extern void keys_init(GroupTable *table);
 extern void keys_hash_rows(GroupTable *table, const InputRows *rows);
@@ -462,6 +469,7 @@ struct Run
 {
 	int64 id;
 	int64 groups; /* in it; those with the same hash count as one */
+	int64 bytes;  /* of its blocks */
 	uint64 from;  /* what had a lesser hash has left it */
 	/* run_filter.c: lines of eight words each; NULL: none */
 	uint64 *filter;

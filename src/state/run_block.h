@@ -19,6 +19,7 @@ typedef struct Block
 	Size len;
 } Block;
 
+#define MAX_BLOCK_BUCKETS 512
 /* its length as it is stored, before the buckets */
 #define BLOCK_HEADER (VARHDRSZ + 12 + sizeof(uint32))
 /* and for each of them beyond its bytes */

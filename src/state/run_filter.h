@@ -11,25 +11,18 @@
 #define FILTER_PROBES 6
 #define FILTER_PROBE_BITS 9 /* a word of the line and a bit of the word */
 
-/* Hashes of a user's own types may be poor, and their leading bits are what a run is sorted by. */
-static inline uint64
-run_filter_mix(uint64 hash)
-{
-	hash = (hash ^ (hash >> 32)) * UINT64CONST(0xd6e8feb86659fd93);
-	return hash ^ (hash >> 32);
-}
-
+/* Lines are in the order of hashes, so that a run, which is sorted by them, fills one after the other. */
 static inline uint64 *
 run_filter_line(const Run *run, uint64 hash)
 {
-	return &run->filter[FILTER_LINE * (((run_filter_mix(hash) >> 32) * run->filter_lines) >> 32)];
+	return &run->filter[FILTER_LINE * (((hash >> 32) * run->filter_lines) >> 32)];
 }
 
-/* Its first bits are those of the first probe. */
+/* Its leading bits are those of the first probe. */
 static inline uint64
 run_filter_bits(uint64 hash)
 {
-	return run_filter_mix(hash) * UINT64CONST(0x9e3779b97f4a7c15);
+	return hash * UINT64CONST(0x9e3779b97f4a7c15);
 }
 
 /* Is the hash surely not in the run? */

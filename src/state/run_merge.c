@@ -4,7 +4,7 @@
  *
  * Each run more is one more to look into for a group that memory doesn't have, and what a newer run has, or memory, lies
  * uselessly in an older one.  So runs that are neighbours in age are merged into one that takes their place: when at
- * least MERGE_WIDTH of them are such that none is larger than all newer of them together; then the number of runs grows
+ * least MERGE_WIDTH of them are such that none is much larger than all newer of them together; then the number of runs grows
  * with the logarithm of the number of groups, and so does how often each is written.  Also when most of what a window's
  * runs have is of no use.
  *
@@ -15,13 +15,15 @@
 #include "state/run_block.h"
 
 #define MERGE_WIDTH 4
-/* smaller runs count as if they had so many groups */
-#define SMALL_RUN 1000
-/* groups of no use that are not worth the trouble */
-#define USELESS_SLACK 10000
-/* what one checkpoint reads of runs at least, and what beginning to costs, in bytes */
+/* all in bytes: smaller runs count as if they were as large */
+#define SMALL_RUN (64 * 1024)
+/* what is of no use and not worth the trouble */
+#define USELESS_SLACK (1024 * 1024)
+/* what one checkpoint reads of runs at least, and what beginning to costs */
 #define MERGE_BYTES (256 * 1024)
 #define BEGIN_BYTES (16 * 1024)
+/* how many buckets ahead is looked whether memory has them */
+#define PREFETCH 8
 
 struct RunMerge
 {
@@ -37,22 +39,36 @@ typedef struct Input
 	RunReader *reader;
 	bool ended;
 	Block block;
-	uint64 greatest; /* in the block */
+	Size bytes;      /* of the block */
+	uint64 greatest; /* in it */
 	int next;        /* bucket of the block */
 } Input;
 
 /* ------------------------------------------------------------------ what to merge */
 
+/* Is most of what a window's runs have of no use? */
+static bool
+is_mostly_useless(const Window *window)
+{
+	int64 groups = 0;
+	int64 bytes = 0;
+
+	for (int i = 0; i < window->nruns; i++)
+	{
+		groups += window->runs[i]->groups;
+		bytes += window->runs[i]->bytes;
+	}
+	/* memory and newer runs have the others */
+	return groups > 2 * window->nstored &&
+		   bytes * ((double) (groups - window->nstored) / groups) > USELESS_SLACK;
+}
+
 /* The runs [*first, *first + n) of a window are worth merging; returns n, 0 if none are. */
 static int
 choose_runs(const Window *window, int *first)
 {
-	int64 all = 0;
-
-	for (int i = 0; i < window->nruns; i++)
-		all += window->runs[i]->groups;
 	*first = 0;
-	if (all > 2 * window->nstored + USELESS_SLACK)
+	if (is_mostly_useless(window))
 		return window->nruns;
 	for (; *first + MERGE_WIDTH <= window->nruns; (*first)++)
 	{
@@ -61,11 +77,11 @@ choose_runs(const Window *window, int *first)
 
 		while (*first + n < window->nruns)
 		{
-			int64 groups = Max(window->runs[*first + n]->groups, SMALL_RUN);
+			int64 bytes = Max(window->runs[*first + n]->bytes, SMALL_RUN);
 
-			if (n > 0 && groups > newer)
+			if (n > 0 && bytes > newer + newer / 4)
 				break;
-			newer += groups;
+			newer += bytes;
 			n++;
 		}
 		if (n >= MERGE_WIDTH)
@@ -126,6 +142,7 @@ next_block(GroupTable *table, Input *input, uint64 from)
 	if (input->ended)
 		return false;
 	block_open(table, &input->block, &stored);
+	input->bytes = stored.len + VARHDRSZ;
 	input->greatest = stored.hash;
 	input->next = block_find(&input->block, from);
 	return true;
@@ -145,7 +162,7 @@ open_inputs(GroupTable *table, const RunMerge *merge)
 
 		input->run = merge->window->runs[at + 1 + i];
 		input->reader = run_reader_begin(table->query, table->pipeline, true);
-		run_reader_seek(input->reader, input->run->id, input->run->from);
+		run_reader_seek(input->reader, input->run->id, input->run->from, PG_UINT64_MAX);
 		(void) next_block(table, input, input->run->from);
 	}
 	return inputs;
@@ -193,7 +210,8 @@ consume(GroupTable *table, Input *inputs, int ninputs, uint64 hash)
 			input->next++;
 			continue;
 		}
-		bytes += input->block.len;
+		bytes += input->bytes;
+		input->run->bytes -= input->bytes;
 		run_reader_delete(input->reader);
 		(void) next_block(table, input, 0);
 	}
@@ -206,6 +224,8 @@ copy_bucket(const RunMerge *merge, const Input *input, RunWriter *writer, uint64
 {
 	StringInfoData in;
 
+	if (input->next + PREFETCH < input->block.n)
+		window_prefetch(merge->window, block_hash(&input->block, input->next + PREFETCH));
 	if (in_memory(merge->window, hash, false))
 		return;
 	block_bucket(&input->block, input->next, &in);

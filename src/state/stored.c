@@ -209,6 +209,7 @@ read_window(const StoredGroup *stored, void *arg)
 		bytes_read(&in, &id, sizeof(id));
 		run = run_add(table, window, window->nruns, id);
 		bytes_read(&in, &run->groups, sizeof(run->groups));
+		bytes_read(&in, &run->bytes, sizeof(run->bytes));
 		bytes_read(&in, &run->from, sizeof(run->from));
 		table->in_runs += run->groups;
 	}
@@ -263,6 +264,7 @@ write_window(GroupTable *table, const Window *window)
 
 		appendBinaryStringInfo(&out, (char *) &run->id, sizeof(run->id));
 		appendBinaryStringInfo(&out, (char *) &run->groups, sizeof(run->groups));
+		appendBinaryStringInfo(&out, (char *) &run->bytes, sizeof(run->bytes));
 		appendBinaryStringInfo(&out, (char *) &run->from, sizeof(run->from));
 	}
 	SET_VARSIZE(out.data, out.len);
@@ -412,7 +414,7 @@ prefetch(const GroupTable *table, const InputRows *rows, int row)
 	if (window == NULL || row + PREFETCH_ROWS >= rows->nrows)
 		return;
 	hash = table->hashes[row + PREFETCH_ROWS];
-	__builtin_prefetch(&window->slots[hash & window->mask]);
+	window_prefetch(window, hash);
 	runs_prefetch(window, hash);
 }
 

@@ -161,7 +161,6 @@ move_window(GroupTable *table, Window *window, const ColdRule *rule, int64 *look
 		log_forget_moved(table, window, cold, n);
 		for (int64 i = 0; i < n; i++)
 			entry_left(cold[i].entry);
-		table->may_merge = true;
 	}
 	pfree(cold);
 	return n > 0;

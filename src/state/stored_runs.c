@@ -20,6 +20,8 @@
 
 /* blocks that a filter learns in one go */
 #define LEARN_BLOCKS 128
+/* at least as many as a block has, twice */
+#define NEAR_GROUPS (2 * MAX_BLOCK_BUCKETS)
 
 /* ------------------------------------------------------------------ runs of a window */
 
@@ -45,6 +47,7 @@ run_add(GroupTable *table, Window *window, int at, int64 id)
 	window->stored_changed = true;
 	window->stored_left = false;
 	window->slice_from = 0;
+	table->may_merge = true;
 	return run;
 }
 
@@ -69,14 +72,18 @@ run_remove(GroupTable *table, Window *window, Run *run)
 	window->nruns--;
 	memmove(&window->runs[at], &window->runs[at + 1], sizeof(Run *) * (window->nruns - at));
 	window->stored_changed = true;
+	if (window->nruns == 0)
+	{
+		pfree(window->runs);
+		window->runs = NULL;
+		window->max_runs = 0;
+	}
 	if (run->filter_memory != NULL)
 		pfree(run->filter_memory);
 	pfree(run);
 }
 
 /* ------------------------------------------------------------------ writing */
-
-#define MAX_BLOCK_BUCKETS 512
 
 struct RunWriter
 {
@@ -131,6 +138,7 @@ flush(RunWriter *writer, int n)
 	appendBinaryStringInfo(block, (char *) writer->ends, sizeof(uint32) * n);
 	appendBinaryStringInfo(block, writer->bytes.data, len);
 	SET_VARSIZE(block->data, block->len);
+	writer->run->bytes += block->len;
 	run_appender_add(writer->appender, writer->run->id, writer->hashes[n - 1],
 					 (bytea *) block->data);
 
@@ -304,7 +312,7 @@ runs_learn(GroupTable *table)
 		table->in_runs += run->groups;
 	}
 	reader = run_reader_begin(table->query, table->pipeline, false);
-	run_reader_seek(reader, run->id, Max(run->from, run->learnt_to));
+	run_reader_seek(reader, run->id, Max(run->from, run->learnt_to), PG_UINT64_MAX);
 	for (int i = 0; i < LEARN_BLOCKS && run->filter != NULL; i++)
 	{
 		Block block;
@@ -333,6 +341,22 @@ typedef struct Fetch
 	RunReader *reader;
 } Fetch;
 
+/* The block of a run that has a hash, if any has; false if there is none. */
+static bool
+find_block(RunReader *reader, const Run *run, uint64 hash, RunBlock *block)
+{
+	/* blocks are about evenly spread over the hashes: so many groups further on there is one, and there are not many */
+	uint64 distance = (PG_UINT64_MAX - run->from) / Max(run->groups, 1);
+	uint64 near = distance > (PG_UINT64_MAX - hash) / NEAR_GROUPS ? PG_UINT64_MAX
+																  : hash + distance * NEAR_GROUPS;
+
+	run_reader_seek(reader, run->id, hash, near);
+	if (run_reader_next(reader, block))
+		return true;
+	run_reader_seek(reader, run->id, near, PG_UINT64_MAX);
+	return run_reader_next(reader, block);
+}
+
 /* Fetch what a run has of those that no newer one has. */
 static void
 fetch_from(Fetch *fetch, const Run *run)
@@ -350,8 +374,7 @@ fetch_from(Fetch *fetch, const Run *run)
 			continue;
 		if (!have || hash > stored.hash)
 		{
-			run_reader_seek(fetch->reader, run->id, hash);
-			have = run_reader_next(fetch->reader, &stored);
+			have = find_block(fetch->reader, run, hash, &stored);
 			if (!have)
 				return;
 			block_open(fetch->table, &block, &stored);
@@ -419,7 +442,7 @@ read_range(GroupTable *table, Window *window, uint64 from, uint64 to, Window *in
 		bool is_over = first > to;
 		RunBlock stored;
 
-		run_reader_seek(reader, window->runs[r]->id, first);
+		run_reader_seek(reader, window->runs[r]->id, first, PG_UINT64_MAX);
 		while (!is_over && run_reader_next(reader, &stored))
 		{
 			Block block;
@@ -456,9 +479,12 @@ runs_delete_slice(GroupTable *table, Window *window, uint64 to)
 
 		if (run->from > to)
 			continue;
-		run_reader_seek(reader, run->id, run->from);
-		while (run_reader_next(reader, &stored) && stored.hash <= to)
+		run_reader_seek(reader, run->id, run->from, to);
+		while (run_reader_next(reader, &stored))
+		{
 			run_reader_delete(reader);
+			run->bytes -= stored.len + VARHDRSZ;
+		}
 		if (to == PG_UINT64_MAX)
 			run_remove(table, window, run);
 		else
