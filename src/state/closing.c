@@ -3,9 +3,12 @@
  *		Windows that are over: their groups leave, a set at a time, until nothing of a window is left.
  *
  * A window of many groups is closed in the course of several transactions, so that records need not wait for it: see
- * pipeline/emit.c.  First what is in memory leaves, in the order of its keys: a result that is written in the order of
- * its index costs half of what it costs in any other order, and the log needs no record of each group that has left,
- * but one of how far the closing has come.  Then what is stored leaves, in the order of its hashes (stored.c).
+ * pipeline/emit.c.  What is in memory leaves in the order of its keys: a result that is written in the order of its
+ * index costs half of what it costs in any other order, and the log needs no record of each group that has left, but one
+ * of how far the closing has come.  What is stored leaves in the order of its hashes (stored.c).
+ *
+ * Which of them goes first is not for choice.  Of a pipeline's own groups it is the stored ones, while memory still tells
+ * which copies in runs are stale.  Shared groups are in memory only until the transaction ends, so those go first.
  *
  * To put all groups of a window in order at once would take as long as a transaction may last, so no more of them are
  * sorted than are wanted next: the quicksort below leaves what is behind them in stretches, of which none has a group
@@ -157,8 +160,6 @@ order_create(GroupTable *table, Window *window)
 		order->ngroups++;
 	}
 	order->ends[order->nends++] = order->ngroups;
-	/* groups that are about to leave are not worth moving, nor is what this takes for a while a reason to */
-	table->move_at = Max(table->move_at, table->memory_limit + table->memory_limit / 4);
 	MemoryContextSwitchTo(old);
 	return order;
 }
@@ -235,12 +236,12 @@ group_table_take_closed(GroupTable *table, TimestampTz watermark, int max, State
 	table->nresult = 0;
 	while ((window = first_closed(table, watermark)) != NULL)
 	{
-		/* while memory tells which copies of groups in runs are stale */
+		/* groups that are about to leave are not worth moving, nor is what this takes for a while a reason to */
+		table->move_at = Max(table->move_at, table->memory_limit + table->memory_limit / 4);
 		if (!table->shared && window->nruns > 0)
 			stored_take(table, window, max);
 		if (table->nresult == 0)
 			take(table, window, max);
-		/* what memory has of shared groups must leave while it is there, which is in this transaction */
 		if (table->nresult == 0 && table->shared && window->nstored > 0)
 			stored_take(table, window, max);
 		if (table->nresult > 0)

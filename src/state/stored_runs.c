@@ -19,7 +19,7 @@
 #include "state/run_block.h"
 
 /* blocks that a filter learns in one go */
-#define LEARN_BLOCKS 128
+#define LEARN_BLOCKS 512
 /* at least as many as a block has, twice */
 #define NEAR_GROUPS (2 * MAX_BLOCK_BUCKETS)
 

@@ -92,11 +92,47 @@ sub done { my ($name) = @_; return is($pg->query("SELECT velo.wait('$name', '60 
 
 # ---------------------------------------------------------------- groups that don't fit into memory
 
+# The runs of a query's window without bounds, newest first, as [id, groups, bytes, from], from its row.
+sub runs
+{
+	my ($name) = @_;
+	my $row = $pg->query(qq{SELECT encode(state, 'hex') FROM velo.query_group WHERE query = (SELECT id FROM velo.query WHERE name = '$name')});
+	my (undef, undef, @runs) = unpack 'x12 q q (q q q Q)*', pack 'H*', $row;
+
+	return map { [ splice @runs, 0, 4 ] } 1 .. @runs / 4;
+}
+
+# Blocks of runs that are not in the row of their window, where nobody would ever look for them.
+sub lost_blocks
+{
+	my ($name) = @_;
+
+	return $pg->query(sprintf q{SELECT count(*) FROM velo.query_run WHERE query = (SELECT id FROM velo.query WHERE name = '%s')
+		AND run <> ALL ('{%s}')}, $name, join ',', map { $_->[0] } runs($name));
+}
+
+# kill -9; what was seen before stays, for pipelines don't wait for their commits to reach the disk.
+sub crash
+{
+	$pg->query('CHECKPOINT');
+	$pg->kill9;
+	$pg->start;
+	return;
+}
+
 {
 	my $select = 'SELECT k, count(*) AS n, md5(max(repeat(md5(k::text), k % 2 * 100 + 5))) AS long FROM cold GROUP BY k';
+	my $is_right = sub {
+		my ($name, $when) = @_;
 
-	create_stream('cold', 1);
-	$pg->query("SELECT velo.create_query('moved', '$select', options => '{\"pipeline_memory\": \"8 MB\", \"batch_size\": 500}')");
+		done($name);
+		is($pg->query(qq{SELECT count(*) FROM ((TABLE $name EXCEPT ALL $select) UNION ALL ($select EXCEPT ALL TABLE $name)) AS d}), 0,
+			"$name: the answer is right $when");
+		is(lost_blocks($name), 0, "$name: each block is of a run that is known");
+	};
+
+	create_stream('cold', 2, q{key => 'k'});
+	$pg->query("SELECT velo.create_query('moved', '$select', pipelines => 1, options => '{\"pipeline_memory\": \"8 MB\", \"batch_size\": 500}')");
 	# all of them, some again, and all again in another order; with a crash after each
 	for my $keys ([ 1 .. 4000 ], [ map { 7 * $_ } 1 .. 300 ], [ reverse 1 .. 4000 ])
 	{
@@ -107,14 +143,135 @@ sub done { my ($name) = @_; return is($pg->query("SELECT velo.wait('$name', '60 
 			done('moved');
 		}
 		cmp_ok(stored('moved'), '>', 1000, 'groups, long and short, are stored');
-		$pg->kill9;
-		$pg->start;
+		crash();
 	}
-	produce('cold', map { [ 0, $_, 0 ] } 1 .. 100);
-	done('moved');
-	is($pg->query(qq{SELECT count(*) FROM ((TABLE moved EXCEPT ALL $select) UNION ALL ($select EXCEPT ALL TABLE moved)) AS d}), 0,
-		'the answer is right');
+	$is_right->('moved', 'after all have come back');
+
+	# each group comes back again and again, so that most of what is stored is not the newest; each time that runs are being
+	# merged, a crash
+	my ($most, $crashes, $part) = (0, 0, 0);
+
+	while ($crashes < 5 && $part < 400)
+	{
+		my @runs;
+
+		produce('cold', map { [ 0, 1 + ($part * 37 + $_ * 11) % 4000, 0 ] } 1 .. 100);
+		$part++;
+		done('moved');
+		@runs = runs('moved');
+		$most = @runs if @runs > $most;
+		next unless grep { $_->[3] ne '0' } @runs;
+		$crashes++;
+		crash();
+		# whatever has come of the merge
+		$is_right->('moved', "after a crash while @{[scalar @runs]} runs were being merged");
+	}
+	is($crashes, 5, "runs are merged in the course of the checkpoints ($part)");
+	cmp_ok($most, '>', 2, 'there are several at once');
+	cmp_ok($pg->query(q{SELECT sum(length(data)) FROM velo.query_run}), '<', 40_000_000, 'and what is of no use goes');
+
+	# other pipelines take them over
+	$pg->query(q{SELECT velo.alter_query('moved', '{"pipelines": 2}')});
+	produce('cold', map { [ $_ % 2, $_, 0 ] } 1 .. 100);
+	$is_right->('moved', 'when its groups are shared');
+	is($pg->query('SELECT count(*) FROM velo.query_run'), 0, 'moved: no runs are left then');
 	$pg->query(q{SELECT velo.drop_query('moved')});
+}
+
+# Groups with the same hash move together and come back together, also those that no record has asked for.
+{
+	my $select = 'SELECT k::text::poor AS k, count(*) AS n, md5(max(repeat(md5(k::text), 60))) AS long FROM cold GROUP BY 1';
+
+	$pg->query(<<'SQL');
+CREATE TYPE poor;
+CREATE FUNCTION poor_in(cstring) RETURNS poor LANGUAGE internal IMMUTABLE STRICT AS 'textin';
+CREATE FUNCTION poor_out(poor) RETURNS cstring LANGUAGE internal IMMUTABLE STRICT AS 'textout';
+CREATE TYPE poor (INPUT = poor_in, OUTPUT = poor_out, LIKE = text);
+CREATE CAST (text AS poor) WITHOUT FUNCTION;
+CREATE CAST (poor AS text) WITHOUT FUNCTION;
+CREATE FUNCTION poor_eq(poor, poor) RETURNS bool LANGUAGE internal IMMUTABLE STRICT AS 'byteaeq';
+CREATE FUNCTION poor_lt(poor, poor) RETURNS bool LANGUAGE internal IMMUTABLE STRICT AS 'bytealt';
+CREATE FUNCTION poor_le(poor, poor) RETURNS bool LANGUAGE internal IMMUTABLE STRICT AS 'byteale';
+CREATE FUNCTION poor_gt(poor, poor) RETURNS bool LANGUAGE internal IMMUTABLE STRICT AS 'byteagt';
+CREATE FUNCTION poor_ge(poor, poor) RETURNS bool LANGUAGE internal IMMUTABLE STRICT AS 'byteage';
+CREATE FUNCTION poor_cmp(poor, poor) RETURNS int LANGUAGE internal IMMUTABLE STRICT AS 'byteacmp';
+CREATE FUNCTION poor_hash(poor) RETURNS int LANGUAGE sql IMMUTABLE STRICT AS 'SELECT $1::text::int % 300';
+CREATE OPERATOR = (LEFTARG = poor, RIGHTARG = poor, FUNCTION = poor_eq, COMMUTATOR = =, HASHES, MERGES);
+CREATE OPERATOR < (LEFTARG = poor, RIGHTARG = poor, FUNCTION = poor_lt, COMMUTATOR = >);
+CREATE OPERATOR <= (LEFTARG = poor, RIGHTARG = poor, FUNCTION = poor_le, COMMUTATOR = >=);
+CREATE OPERATOR > (LEFTARG = poor, RIGHTARG = poor, FUNCTION = poor_gt, COMMUTATOR = <);
+CREATE OPERATOR >= (LEFTARG = poor, RIGHTARG = poor, FUNCTION = poor_ge, COMMUTATOR = <=);
+CREATE OPERATOR CLASS poor_ops DEFAULT FOR TYPE poor USING hash AS OPERATOR 1 =, FUNCTION 1 poor_hash(poor);
+CREATE OPERATOR CLASS poor_btree_ops DEFAULT FOR TYPE poor USING btree AS
+	OPERATOR 1 <, OPERATOR 2 <=, OPERATOR 3 =, OPERATOR 4 >=, OPERATOR 5 >, FUNCTION 1 poor_cmp(poor, poor);
+SQL
+	$pg->query("SELECT velo.create_query('colliding', '$select', pipelines => 1, options => '{\"pipeline_memory\": \"8 MB\", \"batch_size\": 500}')");
+	done('colliding');
+	cmp_ok(stored('colliding'), '>', 1000, 'colliding: groups are stored');
+	for my $part (0 .. 4)
+	{
+		# one of each ten with the same hash, and after the crash another one
+		for my $k (0, 300)
+		{
+			produce('cold', map { [ 0, 1 + $k + 600 * $part + $_, 0 ] } 0 .. 99);
+			done('colliding');
+			crash();
+		}
+		done('colliding');
+		is($pg->query(qq{SELECT count(*) FROM ((TABLE colliding EXCEPT ALL $select) UNION ALL ($select EXCEPT ALL TABLE colliding)) AS d}), 0,
+			"colliding: the answer is right, part $part");
+	}
+	$pg->query(q{SELECT velo.drop_query('colliding')});
+}
+
+# A window of runs that closes: its groups are written by slices of their hash, some of them from older runs, some from
+# memory; crashes in between.
+{
+	my $n = 3000;
+	my $window = 'SELECT k, count(*) AS n, md5(max(repeat(md5(k::text), 60))) AS long FROM closing %s GROUP BY k';
+	my $written = 0;
+
+	create_stream('closing', 1, q{event_time => 'ts'}, q{watermark => '0 s'});
+	$pg->query(q{CREATE TABLE allowed (rows bigint); INSERT INTO allowed VALUES (0); CREATE SEQUENCE rows_seen;
+		CREATE FUNCTION seen() RETURNS trigger LANGUAGE plpgsql AS $$
+		DECLARE
+			number bigint := nextval('public.rows_seen');
+		BEGIN
+			WHILE number > (SELECT rows FROM public.allowed) LOOP
+				PERFORM pg_sleep(0.01);
+			END LOOP;
+			RETURN NULL;
+		END $$});
+	$pg->query(sprintf q{BEGIN; SELECT velo.create_query('closing_rows', '%s', options =>
+			'{"pipeline_memory": "8 MB", "batch_size": 300, "commit_interval": "1 ms"}');
+		CREATE TRIGGER seen AFTER INSERT OR UPDATE OR DELETE ON closing_rows FOR EACH ROW EXECUTE FUNCTION seen(); COMMIT},
+		sprintf $window, 'WINDOW TUMBLING(1h)');
+	for my $part (0 .. 23)
+	{
+		produce('closing', map { [ 0, ($part * 250 + $_ * 7) % $n, 1 ] } 1 .. 500);
+		done('closing_rows');
+	}
+	cmp_ok(scalar(runs('closing_rows')), '>', 1, 'closing: there are several runs');
+	cmp_ok(stored('closing_rows'), '<', $n, 'closing: some groups are in memory');
+	produce('closing', [ 0, -1, 70 ]);
+	for (1 .. 4)
+	{
+		$pg->query("UPDATE allowed SET rows = (SELECT last_value FROM rows_seen) + 700");
+		# whatever was not committed is written again
+		$pg->wait_until("SELECT last_value > (SELECT rows FROM allowed) FROM rows_seen");
+		crash();
+		my $now = $pg->query('SELECT count(*) FROM closing_rows');
+		cmp_ok($now, '>', $written, "closing: $now rows are written before a crash");
+		$written = $now;
+	}
+	cmp_ok($written, '<', $n, 'closing: these were not all');
+	$pg->query("UPDATE allowed SET rows = (SELECT last_value FROM rows_seen) + 10 * $n");
+	done('closing_rows');
+	my $expected = sprintf $window, 'WHERE k >= 0';
+	is($pg->query("SELECT count(*) FROM (SELECT k, n, long FROM closing_rows EXCEPT ALL $expected) AS d"), 0, 'closing: each row is right');
+	is($pg->query('SELECT count(*), count(DISTINCT k) FROM closing_rows'), "$n|$n", 'closing: and there once');
+	is($pg->query('SELECT count(*) FROM velo.query_run'), 0, 'closing: no runs are left');
+	$pg->query(q{SELECT velo.drop_query('closing_rows')});
 }
 
 # ---------------------------------------------------------------- groups that the watermark has passed
