@@ -225,7 +225,7 @@ copy_bucket(const RunMerge *merge, const Input *input, RunWriter *writer, uint64
 	StringInfoData in;
 
 	if (input->next + PREFETCH < input->block.n)
-		window_prefetch(merge->window, block_hash(&input->block, input->next + PREFETCH));
+		slot_prefetch(merge->window, block_hash(&input->block, input->next + PREFETCH));
 	if (in_memory(merge->window, hash, false))
 		return;
 	block_bucket(&input->block, input->next, &in);

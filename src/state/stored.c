@@ -414,7 +414,7 @@ prefetch(const GroupTable *table, const InputRows *rows, int row)
 	if (window == NULL || row + PREFETCH_ROWS >= rows->nrows)
 		return;
 	hash = table->hashes[row + PREFETCH_ROWS];
-	window_prefetch(window, hash);
+	slot_prefetch(window, hash);
 	runs_prefetch(window, hash);
 }
 
