@@ -238,8 +238,8 @@ struct Window
 	uint64 mask; /* number of slots - 1 */
 	int64 nentries;
 	int64 ngone;
-	int64
-		nstored; /* groups of it that are stored; of a table of one pipeline those that are not in memory */
+	/* groups of it that are stored; of a table of one pipeline only those that are not in memory */
+	int64 nstored;
 	TimestampTz stored_to; /* with a spec->bin, the greatest one of those, or more */
 	Run **runs;            /* that they are stored in, newest first; NULL: none ever */
 	int nruns;
