@@ -53,6 +53,8 @@ sub cases
 		{ name => 'group by, no window', topic => 'trades', query => $grouped },
 		{ name => 'group by, four aggregates', topic => 'trades', query => $four },
 		{ name => 'hopping 5m/1m, final', topic => 'trades', query => $hopping },
+		{ name => 'hopping 1h/1m, final', topic => 'trades', query => $hopping->with(size => '1h') },
+		{ name => 'hopping 5m/1s, final', topic => 'trades', query => $hopping->with(slide => '1s') },
 		{ name => 'filter and projection, appended', topic => 'trades', query => $appended },
 		{ name => 'tumbling, a key left to the executor', topic => 'trades', query => $general },
 		{ name => 'tumbling, velo.vectorized = off', topic => 'trades', query => $tumbling, settings => { 'velo.vectorized' => 'off' } },
