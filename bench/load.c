@@ -14,6 +14,8 @@
  *	fields=N		so many fields in a record, those beyond the five behind them (5)
  *	partitions=N	of the topic, by symbol (1)
  *	compression=C	of the batches (none)
+ *	linger=MS		how long a batch is kept open (50; with a rate, 0)
+ *	log=FILE		with a rate, a line for each record: its event time, and the ms until the broker had it
  *
  * It prints the bytes of all records (their values) together; with a rate also how well the producer itself kept time, in
  * ms: "LATE_P50 LATE_P99 LATE_MAX ACK_P50 ACK_P99 ACK_MAX", how much later than planned records were handed to librdkafka,
@@ -32,6 +34,8 @@ typedef struct Options
 	unsigned fields;
 	unsigned partitions;
 	const char *compression;
+	const char *linger;
+	const char *log;
 } Options;
 
 #define MAX_FIELDS 1000
@@ -39,7 +43,7 @@ typedef struct Options
 #define SHUFFLE UINT64_C(2147483647)
 
 static int64_t count;
-static double *acknowledged; /* by record; before that, when it was produced */
+static double *acknowledged; /* by record, in how many s; before that, when it was produced */
 static int64_t nfailed;
 
 static void
@@ -65,6 +69,10 @@ parse_option(Options *options, const char *argument)
 		options->partitions = atoi(value + 1);
 	else if (value && strncmp(argument, "compression=", 12) == 0)
 		options->compression = value + 1;
+	else if (value && strncmp(argument, "linger=", 7) == 0)
+		options->linger = value + 1;
+	else if (value && strncmp(argument, "log=", 4) == 0)
+		options->log = value + 1;
 	else
 		bench_die("no such option");
 }
@@ -136,6 +144,25 @@ print_percentiles(double *seconds)
 		   1000 * seconds[count - 1]);
 }
 
+/* "produced" has the records' event times in us. */
+static void
+write_log(const char *path, const int64_t *produced)
+{
+	FILE *file = fopen(path, "w");
+
+	if (!file)
+		bench_die("cannot write the log");
+	for (int64_t i = 0; i < count; i++)
+	{
+		char ts[64];
+
+		format_time(ts, sizeof(ts), produced[i]);
+		fprintf(file, "%s\t%.3f\n", ts, 1000 * acknowledged[i]);
+	}
+	if (fclose(file))
+		bench_die("cannot write the log");
+}
+
 int
 main(int argc, char **argv)
 {
@@ -148,6 +175,7 @@ main(int argc, char **argv)
 	char ts[64];
 	double start;
 	double *late = NULL;
+	int64_t *produced = NULL;
 	rd_kafka_t *rk;
 	rd_kafka_topic_t *rkt;
 
@@ -158,7 +186,7 @@ main(int argc, char **argv)
 		parse_option(&options, argv[i]);
 	conf_set(conf, "bootstrap.servers", argv[1], true);
 	conf_set(conf, "enable.idempotence", "true", true);
-	conf_set(conf, "linger.ms", options.rate ? "0" : "50", true);
+	conf_set(conf, "linger.ms", options.linger ? options.linger : options.rate ? "0" : "50", true);
 	conf_set(conf, "batch.size", "1000000", true);
 	conf_set(conf, "batch.num.messages", "10000", true);
 	conf_set(conf, "queue.buffering.max.messages", "500000", true);
@@ -168,7 +196,8 @@ main(int argc, char **argv)
 	{
 		late = calloc(count, sizeof(double));
 		acknowledged = calloc(count, sizeof(double));
-		if (!late || !acknowledged)
+		produced = calloc(count, sizeof(int64_t));
+		if (!late || !acknowledged || !produced)
 			bench_die("out of memory");
 	}
 	rk = rd_kafka_new(RD_KAFKA_PRODUCER, conf, error, sizeof(error));
@@ -198,7 +227,8 @@ main(int argc, char **argv)
 				nanosleep(&(struct timespec){0, (long) (ahead * 1e9)}, NULL);
 			acknowledged[i] = now();
 			late[i] = acknowledged[i] - due;
-			format_time(ts, sizeof(ts), wall_clock_us());
+			produced[i] = wall_clock_us();
+			format_time(ts, sizeof(ts), produced[i]);
 		}
 		else
 		{
@@ -229,6 +259,8 @@ main(int argc, char **argv)
 	if (rd_kafka_flush(rk, 600000) || nfailed > 0)
 		bench_die("not everything was acknowledged");
 	printf("%lld ", (long long) bytes);
+	if (options.log && produced)
+		write_log(options.log, produced);
 	if (options.rate)
 	{
 		print_percentiles(late);
