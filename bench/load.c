@@ -14,12 +14,10 @@
  *	fields=N		so many fields in a record, those beyond the five behind them (5)
  *	partitions=N	of the topic, by symbol (1)
  *	compression=C	of the batches (none)
- *	linger=MS		how long a batch is kept open (50; with a rate, 0)
- *	log=FILE		with a rate, a line for each record: its event time, and the ms until the broker had it
+ *	log=FILE		with a rate, how well the producer itself kept time: for each record its event time, how many ms later than
+ *					planned it was handed to librdkafka, and how many after that the broker had acknowledged it
  *
- * It prints the bytes of all records (their values) together; with a rate also how well the producer itself kept time, in
- * ms: "LATE_P50 LATE_P99 LATE_MAX ACK_P50 ACK_P99 ACK_MAX", how much later than planned records were handed to librdkafka,
- * and how long after that the broker had acknowledged them.
+ * It prints the bytes of all records (their values) together.
  */
 #include "bench.h"
 
@@ -34,7 +32,6 @@ typedef struct Options
 	unsigned fields;
 	unsigned partitions;
 	const char *compression;
-	const char *linger;
 	const char *log;
 } Options;
 
@@ -42,8 +39,16 @@ typedef struct Options
 /* a prime, so that its multiples, modulo any smaller number, are all numbers below that */
 #define SHUFFLE UINT64_C(2147483647)
 
+/* When things happened to a record: in us since 1970, and in s as now() tells it. */
+typedef struct Timing
+{
+	int64_t event_time;
+	double due;
+	double produced;
+	double acknowledged;
+} Timing;
+
 static int64_t count;
-static double *acknowledged; /* by record, in how many s; before that, when it was produced */
 static int64_t nfailed;
 
 static void
@@ -69,8 +74,6 @@ parse_option(Options *options, const char *argument)
 		options->partitions = atoi(value + 1);
 	else if (value && strncmp(argument, "compression=", 12) == 0)
 		options->compression = value + 1;
-	else if (value && strncmp(argument, "linger=", 7) == 0)
-		options->linger = value + 1;
 	else if (value && strncmp(argument, "log=", 4) == 0)
 		options->log = value + 1;
 	else
@@ -101,25 +104,14 @@ wall_clock_us(void)
 static void
 on_delivery(rd_kafka_t *rk, const rd_kafka_message_t *message, void *opaque)
 {
+	Timing *timing = message->_private;
+
 	(void) rk;
 	(void) opaque;
 	if (message->err)
 		nfailed++;
-	if (acknowledged)
-	{
-		double *time = message->_private;
-
-		*time = now() - *time;
-	}
-}
-
-static int
-compare_doubles(const void *a, const void *b)
-{
-	double x = *(const double *) a;
-	double y = *(const double *) b;
-
-	return (x > y) - (x < y);
+	if (timing)
+		timing->acknowledged = now();
 }
 
 /* One more field into an object of "len" bytes: a number, a string and a Boolean in turn. */
@@ -135,31 +127,20 @@ append_field(char *object, int len, unsigned field, unsigned value)
 	return len - 1 + sprintf(end, ",\"field_%u\":%s}", field, value % 2 ? "true" : "false");
 }
 
-/* Sorts the values and prints median, 99th percentile and the greatest, in ms. */
 static void
-print_percentiles(double *seconds)
-{
-	qsort(seconds, count, sizeof(double), compare_doubles);
-	printf("%.2f %.2f %.2f ", 1000 * seconds[count / 2], 1000 * seconds[count * 99 / 100],
-		   1000 * seconds[count - 1]);
-}
-
-/* "produced" has the records' event times in us. */
-static void
-write_log(const char *path, const int64_t *produced)
+write_log(const char *path, const Timing *timings)
 {
 	FILE *file = fopen(path, "w");
 
-	if (!file)
-		bench_die("cannot write the log");
-	for (int64_t i = 0; i < count; i++)
+	for (int64_t i = 0; file && i < count; i++)
 	{
 		char ts[64];
 
-		format_time(ts, sizeof(ts), produced[i]);
-		fprintf(file, "%s\t%.3f\n", ts, 1000 * acknowledged[i]);
+		format_time(ts, sizeof(ts), timings[i].event_time);
+		fprintf(file, "%s\t%.3f\t%.3f\n", ts, 1000 * (timings[i].produced - timings[i].due),
+				1000 * (timings[i].acknowledged - timings[i].produced));
 	}
-	if (fclose(file))
+	if (!file || fclose(file))
 		bench_die("cannot write the log");
 }
 
@@ -174,8 +155,7 @@ main(int argc, char **argv)
 	char error[512];
 	char ts[64];
 	double start;
-	double *late = NULL;
-	int64_t *produced = NULL;
+	Timing *timings = NULL;
 	rd_kafka_t *rk;
 	rd_kafka_topic_t *rkt;
 
@@ -186,7 +166,7 @@ main(int argc, char **argv)
 		parse_option(&options, argv[i]);
 	conf_set(conf, "bootstrap.servers", argv[1], true);
 	conf_set(conf, "enable.idempotence", "true", true);
-	conf_set(conf, "linger.ms", options.linger ? options.linger : options.rate ? "0" : "50", true);
+	conf_set(conf, "linger.ms", options.rate ? "0" : "50", true);
 	conf_set(conf, "batch.size", "1000000", true);
 	conf_set(conf, "batch.num.messages", "10000", true);
 	conf_set(conf, "queue.buffering.max.messages", "500000", true);
@@ -194,10 +174,8 @@ main(int argc, char **argv)
 	rd_kafka_conf_set_dr_msg_cb(conf, on_delivery);
 	if (options.rate)
 	{
-		late = calloc(count, sizeof(double));
-		acknowledged = calloc(count, sizeof(double));
-		produced = calloc(count, sizeof(int64_t));
-		if (!late || !acknowledged || !produced)
+		timings = calloc(count, sizeof(Timing));
+		if (!timings)
 			bench_die("out of memory");
 	}
 	rk = rd_kafka_new(RD_KAFKA_PRODUCER, conf, error, sizeof(error));
@@ -225,10 +203,8 @@ main(int argc, char **argv)
 
 			if (ahead > 0)
 				nanosleep(&(struct timespec){0, (long) (ahead * 1e9)}, NULL);
-			acknowledged[i] = now();
-			late[i] = acknowledged[i] - due;
-			produced[i] = wall_clock_us();
-			format_time(ts, sizeof(ts), produced[i]);
+			timings[i] = (Timing){.event_time = wall_clock_us(), .due = due, .produced = now()};
+			format_time(ts, sizeof(ts), timings[i].event_time);
 		}
 		else
 		{
@@ -251,21 +227,15 @@ main(int argc, char **argv)
 			value[len - 1] = ']';
 		bytes += len;
 		while (rd_kafka_produce(rkt, symbol % options.partitions, RD_KAFKA_MSG_F_COPY, value, len,
-								key, strlen(key), acknowledged ? &acknowledged[i] : NULL))
+								key, strlen(key), timings ? &timings[i] : NULL))
 			rd_kafka_poll(rk, 10);
 		if (options.rate || i % 1000 == 0)
 			rd_kafka_poll(rk, 0);
 	}
 	if (rd_kafka_flush(rk, 600000) || nfailed > 0)
 		bench_die("not everything was acknowledged");
-	printf("%lld ", (long long) bytes);
-	if (options.log && produced)
-		write_log(options.log, produced);
-	if (options.rate)
-	{
-		print_percentiles(late);
-		print_percentiles(acknowledged);
-	}
-	printf("\n");
+	if (timings && options.log)
+		write_log(options.log, timings);
+	printf("%lld\n", (long long) bytes);
 	return 0;
 }

@@ -49,7 +49,7 @@ sub new
 	$| = 1;
 	die Velo::Kafka->missing . "\n" if Velo::Kafka->missing;
 	return bless {
-		kafka => Velo::Kafka->new(heap => '1g'),
+		kafka => Velo::Kafka->new(heap => '1g', whole_heap => 1),
 		records => $options{records} // Velo::Bench::Topics::FULL,
 		verify => $options{verify},
 		quiet => $options{quiet},
