@@ -28,9 +28,8 @@ struct StreamKeys
 	Oid *collations;
 	TypeCacheEntry **types;
 	WindowSpec window;
-	int64 generation;    /* length of one in microseconds */
-	TimestampTz *starts; /* [window_max()] scratch */
-	int64 forgotten;     /* generations before this one are */
+	int64 generation; /* length of one in microseconds */
+	int64 forgotten;  /* generations before this one are */
 };
 
 /* In the current memory context. */
@@ -60,7 +59,6 @@ stream_keys_create(const GroupedPlan *plan)
 	{
 		if (pg_mul_s64_overflow(keys->window.size, GENERATION_WINDOWS, &keys->generation))
 			keys->generation = PG_INT64_MAX;
-		keys->starts = palloc_array(TimestampTz, window_max(&keys->window));
 	}
 	return keys;
 }
@@ -100,7 +98,8 @@ generation_of(const StreamKeys *keys, TimestampTz time)
 static int
 generations_of_row(const StreamKeys *keys, const InputRows *rows, int row, int64 generations[2])
 {
-	int nstarts;
+	TimestampTz first;
+	TimestampTz last;
 	int n = 0;
 
 	if (keys->window.kind == WINDOW_NONE)
@@ -108,11 +107,10 @@ generations_of_row(const StreamKeys *keys, const InputRows *rows, int row, int64
 		generations[0] = 0;
 		return 1;
 	}
-	nstarts = window_assign(&keys->window, rows->time[row], keys->starts);
-	if (nstarts == 0)
+	if (!window_range(&keys->window, rows->time[row], &first, &last))
 		return 0;
-	generations[n++] = generation_of(keys, keys->starts[0]);
-	generations[n] = generation_of(keys, keys->starts[nstarts - 1]);
+	generations[n++] = generation_of(keys, first);
+	generations[n] = generation_of(keys, last);
 	return generations[n] == generations[0] ? n : n + 1;
 }
 

@@ -186,17 +186,18 @@ keys_hash(GroupTable *table, const Datum *keys, const bool *nulls)
 
 /* May leave garbage in the current memory context.  Keys by reference must be detoasted. */
 bool
-keys_equal(GroupTable *table, const Entry *entry, const Datum *keys, const bool *nulls)
+keys_equal(GroupTable *table, const Datum *keys, const bool *nulls, const Datum *others,
+		   const bool *other_nulls)
 {
 	for (int k = 0; k < table->spec->nkeys; k++)
 	{
 		const Key *key = &table->keys[k];
-		Datum a = entry->group.keys[k];
-		Datum b = keys[k];
+		Datum a = keys[k];
+		Datum b = others[k];
 
-		if (entry->group.key_nulls[k] || nulls[k])
+		if (nulls[k] || other_nulls[k])
 		{
-			if (entry->group.key_nulls[k] && nulls[k])
+			if (nulls[k] && other_nulls[k])
 				continue;
 			return false;
 		}

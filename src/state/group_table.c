@@ -14,10 +14,6 @@
 #define FIRST_SLOTS 16
 #define FIRST_ARENA_BLOCK 1024
 #define ARENA_BLOCK (64 * 1024)
-/* rows that are advanced together: many enough for loops over them, few enough for the processor's cache */
-#define ENTRANCES 1024
-/* how many rows ahead the groups of rows are fetched */
-#define PREFETCH_ROWS 8
 
 /* ------------------------------------------------------------------ windows */
 
@@ -161,14 +157,37 @@ window_free(GroupTable *table, Window *window)
 	window_discard(window);
 }
 
+bool
+windows_of_row(const GroupTable *table, const InputRows *rows, int row, TimestampTz closed,
+			   TimestampTz *first, TimestampTz *last, bool *late)
+{
+	const WindowSpec *spec = &table->spec->window;
+	TimestampTz watermark = Max(rows->watermark[row], closed);
+
+	*late = false;
+	/* between windows it is in none, which makes nothing late */
+	if (!window_range(spec, rows->time[row], first, last))
+		return false;
+	while (close_time(spec, window_end(spec, *first)) <= watermark)
+	{
+		if (*first == *last)
+		{
+			*late = true;
+			return false;
+		}
+		*first += spec->slide;
+	}
+	return true;
+}
+
 int
 windows_for_row(GroupTable *table, const InputRows *rows, int row, TimestampTz closed, bool *late)
 {
 	const WindowSpec *spec = &table->spec->window;
-	TimestampTz watermark;
-	TimestampTz time;
 	Window *window = table->last;
-	int nstarts;
+	TimestampTz first;
+	TimestampTz last;
+	int at;
 	int result = 0;
 
 	*late = false;
@@ -178,28 +197,24 @@ windows_for_row(GroupTable *table, const InputRows *rows, int row, TimestampTz c
 		return 1;
 	}
 
-	time = rows->time[row];
-	watermark = Max(rows->watermark[row], closed);
 	/* where clocks are turned back, date_trunc() may put a time into another window than the one that spans it */
 	if (spec->kind == WINDOW_TUMBLING && spec->trunc == NULL && window != NULL &&
-		time >= window->start && time < window->end)
+		rows->time[row] >= window->start && rows->time[row] < window->end)
 	{
 		table->entered[0] = window;
-		*late = window_is_closed(window, watermark);
+		*late = window_is_closed(window, Max(rows->watermark[row], closed));
 		return *late ? 0 : 1;
 	}
-	nstarts = window_assign(spec, time, table->starts);
-	for (int i = 0; i < nstarts; i++)
+	if (!windows_of_row(table, rows, row, closed, &first, &last, late))
+		return 0;
+	for (at = window_index(table, first);; at++, first += spec->slide)
 	{
-		window = window_find(table, table->starts[i]);
-		if (window == NULL && close_time(spec, window_end(spec, table->starts[i])) > watermark)
-			window = window_get(table, table->starts[i]);
-		if (window != NULL && !window_is_closed(window, watermark))
-			table->entered[result++] = window;
+		if (at == table->nwindows || table->windows[at]->start != first)
+			(void) window_get(table, first);
+		table->entered[result++] = table->last = table->windows[at];
+		if (first == last)
+			return result;
 	}
-	/* between windows it is in none, which makes nothing late */
-	*late = nstarts > 0 && result == 0;
-	return result;
 }
 
 /* ------------------------------------------------------------------ entries */
@@ -247,7 +262,7 @@ entry_find(GroupTable *table, Window *window, uint64 hash, const Datum *keys, co
 		HashSlot *slot = &window->slots[i];
 
 		if (slot->hash == hash && (slot->entry->group.flags & ENTRY_GONE) == 0 &&
-			keys_equal(table, slot->entry, keys, nulls))
+			keys_equal(table, slot->entry->group.keys, slot->entry->group.key_nulls, keys, nulls))
 			return slot->entry;
 	}
 	return NULL;
@@ -450,10 +465,9 @@ group_table_create(const GroupingSpec *spec, Oid query, int pipeline, int memory
 	table->max_windows = 16;
 	table->windows = palloc(sizeof(Window *) * table->max_windows);
 	table->max_entered = window_max(&spec->window);
-	table->starts = palloc(sizeof(TimestampTz) * table->max_entered);
 	table->entered = palloc(sizeof(Window *) * table->max_entered);
-	table->max_entrances = ENTRANCES + table->max_entered;
-	table->entrances = palloc(sizeof(Entrance) * table->max_entrances);
+	table->entrances = palloc(sizeof(Entrance) * Max(ENTRANCES, table->max_entered));
+	hopping_init(table);
 	MemoryContextSwitchTo(old);
 	return table;
 }
@@ -474,115 +488,7 @@ group_table_load(GroupTable *table)
 	table->refreshed = !table->shared;
 }
 
-/* ------------------------------------------------------------------ rows into groups */
-
-/* The keys of a row into table->probe, detoasted. */
-static void
-probe_row(GroupTable *table, const InputRows *rows, int row)
-{
-	for (int i = 0; i < table->spec->nkeys; i++)
-	{
-		const Key *key = &table->keys[i];
-		Datum value = rows->values[key->column][row];
-
-		table->probe_nulls[i] = rows->nulls[key->column][row];
-		if (key->typlen == -1 && !table->probe_nulls[i])
-			value = PointerGetDatum(PG_DETOAST_DATUM_PACKED(value));
-		table->probe[i] = value;
-	}
-}
-
-/* Find the group that a row enters, or make it. */
-static void
-enter(GroupTable *table, Window *window, InputRows *rows, int row, bool undoable)
-{
-	uint64 hash = table->hashes[row];
-	Entry *entry = entry_find(table, window, hash, table->probe, table->probe_nulls);
-
-	if (entry == NULL)
-	{
-		entry = entry_create(table, window, hash, table->probe, table->probe_nulls);
-		rows->created[row] = true;
-		if (undoable)
-			undo_note_made(table, entry);
-		aggregates_begin(table, entry);
-	}
-	else if (undoable)
-		undo_note_change(table, entry);
-	entry->group.touched = table->checkpoint;
-	entry_changed(entry);
-	entry_unsaved(entry);
-	table->entrances[table->nentrances].entry = entry;
-	table->entrances[table->nentrances++].row = row;
-}
-
-/* The rows into the groups that were found for them. */
-static void
-advance_entrances(GroupTable *table, InputRows *rows)
-{
-	int n = table->nentrances;
-
-	table->nentrances = 0;
-	aggregates_advance(table, table->entrances, n, rows);
-	if (!table->collects)
-		return;
-	for (int i = 0; i < n; i++)
-	{
-		rows->applied = table->entrances[i].row;
-		collected_advance(table, table->entrances[i].entry, rows, rows->applied);
-	}
-}
-
-void
-group_table_prepare(GroupTable *table, InputRows *rows, TimestampTz closed)
-{
-	rows->applied = -1;
-	keys_hash_rows(table, rows);
-	if (table->shared || table->nstored > 0)
-		stored_fetch(table, rows, closed);
-}
-
-/* What the rows soon to come will look for, into the processor's cache. */
-static inline void
-prefetch(const GroupTable *table, const InputRows *rows, int row)
-{
-	const Window *window = table->last;
-
-	if (window == NULL || row + 2 * PREFETCH_ROWS >= rows->nrows)
-		return;
-	__builtin_prefetch(&window->slots[table->hashes[row + 2 * PREFETCH_ROWS] & window->mask]);
-	__builtin_prefetch(window->slots[table->hashes[row + PREFETCH_ROWS] & window->mask].entry);
-}
-
-void
-group_table_apply(GroupTable *table, InputRows *rows, int from, TimestampTz closed, bool undoable)
-{
-	MemoryContext old = MemoryContextSwitchTo(table->temp);
-
-	table->nentrances = 0;
-	for (int i = from; i < rows->nrows; i++)
-	{
-		int n;
-
-		rows->applied = i;
-		prefetch(table, rows, i);
-		if (undoable && (i == from || !input_rows_same_record(rows, i - 1, i)))
-			undo_begin_record(table);
-		n = windows_for_row(table, rows, i, closed, &rows->late[i]);
-		rows->created[i] = false;
-		if (n > 0)
-			probe_row(table, rows, i);
-		for (int k = 0; k < n; k++)
-			enter(table, table->entered[k], rows, i, undoable);
-		if (!table->temp->isReset)
-			MemoryContextReset(table->temp);
-		if (undoable || table->nentrances > table->max_entrances - table->max_entered)
-			advance_entrances(table, rows);
-	}
-	advance_entrances(table, rows);
-	rows->applied = -1;
-	MemoryContextSwitchTo(old);
-}
+/* ------------------------------------------------------------------ groups */
 
 StateGroup *
 group_table_global(GroupTable *table)

@@ -6,7 +6,9 @@
  * hash table of entries; an entry is a group with its transition values and, where collected aggregates need them, its
  * kept input rows.
  *
- *	group_table.c	windows, entries, rows into them, what changed
+ *	group_table.c	windows, entries, what changed
+ *	apply.c			rows into entries
+ *	hopping.c		the same where windows overlap
  *	closing.c		windows that are over
  *	group_keys.c	hash, equality and order of group keys
  *	aggregate.c		transition and final functions, states to bytes and back
@@ -36,6 +38,7 @@
 typedef struct Entry Entry;
 typedef struct Window Window;
 typedef struct ClosingOrder ClosingOrder;
+typedef struct Stretch Stretch;
 
 /* ------------------------------------------------------------------ aggregates */
 
@@ -45,6 +48,9 @@ typedef struct TransValue
 	bool isnull;
 	bool unset; /* the first input that isn't NULL becomes the value */
 } TransValue;
+
+/* rows that are advanced together: many enough for loops over them, few enough for the processor's cache */
+#define ENTRANCES 1024
 
 /* A row on its way into a group. */
 typedef struct Entrance
@@ -286,14 +292,14 @@ struct GroupTable
 
 	int nwindows;
 	int max_windows;
-	Window **windows;    /* by start */
-	Window *last;        /* the one used last */
-	TimestampTz *starts; /* [max_entered] scratch */
-	int max_entered;     /* window_max() */
-	Window **entered;    /* [max_entered] windows that a row enters */
-	Entrance *entrances; /* [max_entrances] rows whose groups are found, and not yet advanced */
+	Window **windows; /* by start */
+	Window *last;     /* the one used last */
+	int max_entered;  /* window_max() */
+	Window **entered; /* [max_entered] windows that a row enters */
+	Entrance *
+		entrances; /* rows whose groups are found, and not yet advanced; in all ENTRANCES or max_entered */
 	int nentrances;
-	int max_entrances;
+	Stretch *stretch; /* NULL: no windows overlap */
 
 	uint64 *hashes; /* of the rows being applied */
 	int max_hashes;
@@ -333,7 +339,8 @@ struct GroupTable
 extern void keys_init(GroupTable *table);
 extern void keys_hash_rows(GroupTable *table, const InputRows *rows);
 extern uint64 keys_hash(GroupTable *table, const Datum *keys, const bool *nulls);
-extern bool keys_equal(GroupTable *table, const Entry *entry, const Datum *keys, const bool *nulls);
+extern bool keys_equal(GroupTable *table, const Datum *keys, const bool *nulls, const Datum *others,
+					   const bool *other_nulls);
 extern void keys_order_init(GroupTable *table);
 extern Datum keys_lead(GroupTable *table, const Entry *entry, bool *isnull);
 extern int keys_compare(GroupTable *table, const Entry *a, const Entry *b);
@@ -349,6 +356,17 @@ keys_compare_leads(GroupTable *table, Datum a, bool a_isnull, Datum b, bool b_is
 			   : ApplySortComparator(a, a_isnull, b, b_isnull, table->lead_order);
 }
 
+/*
+ * Fetch what entry_find() will look at into the processor's cache: the place of one group, and of another, for which
+ * that was done before, the group itself.
+ */
+static inline void
+window_prefetch(const Window *window, uint64 place_hash, uint64 group_hash)
+{
+	__builtin_prefetch(&window->slots[place_hash & window->mask]);
+	group_prefetch((const StateGroup *) window->slots[group_hash & window->mask].entry);
+}
+
 /* group_table.c */
 extern Window *window_find(GroupTable *table, TimestampTz start);
 extern Window *window_get(GroupTable *table, TimestampTz start);
@@ -361,9 +379,12 @@ extern Window *window_copy(GroupTable *table, const Window *window);
 extern void window_discard(Window *window);
 extern void window_rebuild(GroupTable *table, Window *window);
 /*
- * The windows that a row enters, into table->entered, made as needed; returns their number.  "late": all that it falls
- * into are closed.
+ * First and last start of the open windows that a row falls into, for windowed queries; false if there are none.
+ * "late": all of them are closed.
  */
+extern bool windows_of_row(const GroupTable *table, const InputRows *rows, int row,
+						   TimestampTz closed, TimestampTz *first, TimestampTz *last, bool *late);
+/* The same as windows into table->entered, made as needed, for all queries; returns their number. */
 extern int windows_for_row(GroupTable *table, const InputRows *rows, int row, TimestampTz closed,
 						   bool *late);
 extern Entry *entry_find(GroupTable *table, Window *window, uint64 hash, const Datum *keys,
@@ -377,6 +398,27 @@ extern void entry_unsaved(Entry *entry);
 extern void entry_changed(Entry *entry);
 extern void entry_gone(GroupTable *table, Entry *entry);
 extern void result_add(GroupTable *table, Entry *entry);
+
+/* apply.c */
+/* The keys of a row, detoasted in the current memory context. */
+extern void keys_of_row(const GroupTable *table, const InputRows *rows, int row, Datum *keys,
+						bool *nulls);
+extern Entry *entry_enter(GroupTable *table, Window *window, uint64 hash, const Datum *keys,
+						  const bool *nulls, bool undoable, bool *created);
+/* Make the transitions of all entrances. */
+extern void entrances_advance(GroupTable *table, InputRows *rows);
+
+/* A row is to enter a group.  There must be room for it. */
+static inline void
+entrance_add(GroupTable *table, Entry *entry, int row)
+{
+	table->entrances[table->nentrances].entry = entry;
+	table->entrances[table->nentrances++].row = row;
+}
+
+/* hopping.c */
+extern void hopping_init(GroupTable *table);
+extern void hopping_apply(GroupTable *table, InputRows *rows, int from, TimestampTz closed);
 
 /* aggregate.c */
 extern void aggregates_init(GroupTable *table);

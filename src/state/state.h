@@ -59,12 +59,12 @@ window_fits(const WindowSpec *spec, TimestampTz time)
 }
 #define WINDOW_MISFIT_DETAIL "A window that it falls into begins or ends beyond all timestamps."
 /*
- * Starts of the windows that "time" falls into, ascending, into starts[]; returns their number, at most
- * window_max(spec), and 0 between windows whose slide is longer than their size.  Negative times floor, as in
- * date_bin.  Only for times that fit.
+ * First and last start of the windows that "time" falls into, of which each starts a slide after the one before; false
+ * between windows whose slide is longer than their size.  Negative times floor, as in date_bin.  Only for times that fit.
  */
-extern int window_assign(const WindowSpec *spec, TimestampTz time, TimestampTz *starts);
-/* ereport(ERROR) if the slide is so short that they are too many */
+extern bool window_range(const WindowSpec *spec, TimestampTz time, TimestampTz *first,
+						 TimestampTz *last);
+/* In how many windows a time can be; ereport(ERROR) if the slide is so short that they are too many */
 extern int window_max(const WindowSpec *spec);
 /* DT_NOEND if that is beyond all timestamps */
 extern TimestampTz window_end(const WindowSpec *spec, TimestampTz start);

@@ -888,9 +888,10 @@ static TimestampTz
 bin_end(const WindowSpec *bin, TimestampTz time)
 {
 	TimestampTz start;
+	TimestampTz last;
 
 	if (TIMESTAMP_NOT_FINITE(time) || !window_fits(bin, time) ||
-		window_assign(bin, time, &start) == 0)
+		!window_range(bin, time, &start, &last))
 		return DT_NOEND;
 	return window_end(bin, start);
 }

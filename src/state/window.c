@@ -184,55 +184,43 @@ window_max(const WindowSpec *spec)
 }
 
 bool
+window_range(const WindowSpec *spec, TimestampTz time, TimestampTz *first, TimestampTz *last)
+{
+	TimestampTz end;
+
+	if (spec->kind == WINDOW_NONE || spec->trunc != NULL || spec->zone != NULL)
+	{
+		if (spec->kind == WINDOW_NONE)
+			*first = WINDOW_ALL;
+		else if (spec->trunc != NULL ? !truncated_start(spec, time, first)
+									 : !zone_window(spec, time, first, &end))
+			return false;
+		*last = *first;
+		return true;
+	}
+	*last = grid_floor(time, spec->slide, spec->origin);
+	if (time - *last >= spec->size)
+		return false;
+	*first = *last - (spec->size - 1 - (time - *last)) / spec->slide * spec->slide;
+	return true;
+}
+
+bool
 window_fits_near_ends(const WindowSpec *spec, TimestampTz time)
 {
 	TimestampTz start;
 	TimestampTz end;
-	int64 earlier;
 
 	if (spec->trunc != NULL)
 		return truncated_start(spec, time, &start);
 	if (spec->zone != NULL)
 		return zone_window(spec, time, &start, &end);
 
-	/* the last window that the time falls into, and the first */
-	start = grid_floor(time, spec->slide, spec->origin);
-	if (time - start >= spec->size)
+	if (!window_range(spec, time, &start, &end))
 		return true; /* between two of them */
-	if (!spec->bare_start && fixed_end(start, spec->size) == DT_NOEND)
+	if (!spec->bare_start && fixed_end(end, spec->size) == DT_NOEND)
 		return false;
-	earlier = (spec->size - 1 - (time - start)) / spec->slide;
-	return start - earlier * spec->slide >= MIN_TIMESTAMP;
-}
-
-int
-window_assign(const WindowSpec *spec, TimestampTz time, TimestampTz *starts)
-{
-	TimestampTz start;
-	TimestampTz end;
-	int nstarts = 0;
-
-	if (spec->kind == WINDOW_NONE)
-		starts[nstarts++] = WINDOW_ALL;
-	else if (spec->trunc != NULL)
-		nstarts += truncated_start(spec, time, &starts[0]);
-	else if (spec->zone != NULL)
-		nstarts += zone_window(spec, time, &starts[0], &end);
-	else
-	{
-		/* from the last window back to the first, then turned round */
-		for (start = grid_floor(time, spec->slide, spec->origin); time - start < spec->size;
-			 start -= spec->slide)
-			starts[nstarts++] = start;
-		for (int i = 0; i < nstarts / 2; i++)
-		{
-			TimestampTz swap = starts[i];
-
-			starts[i] = starts[nstarts - 1 - i];
-			starts[nstarts - 1 - i] = swap;
-		}
-	}
-	return nstarts;
+	return start >= MIN_TIMESTAMP;
 }
 
 TimestampTz
@@ -333,6 +321,7 @@ velo_tumble(PG_FUNCTION_ARGS)
 	TimestampTz time = PG_GETARG_TIMESTAMPTZ(0);
 	WindowSpec spec = {.kind = WINDOW_TUMBLING};
 	TimestampTz start;
+	TimestampTz last;
 
 	spec.size = spec.slide = window_length(PG_GETARG_INTERVAL_P(1), "window size");
 	spec.origin = PG_GETARG_TIMESTAMPTZ(2);
@@ -340,7 +329,7 @@ velo_tumble(PG_FUNCTION_ARGS)
 	check_finite(spec.origin);
 	window_set_zone(&spec, text_to_cstring(PG_GETARG_TEXT_PP(3)));
 	check_fits(&spec, time);
-	(void) window_assign(&spec, time, &start);
+	(void) window_range(&spec, time, &start, &last);
 	return make_window(&spec, start, range_get_typcache(fcinfo, TSTZRANGEOID));
 }
 
@@ -351,7 +340,7 @@ velo_hop(PG_FUNCTION_ARGS)
 	typedef struct HopState
 	{
 		WindowSpec spec;
-		TimestampTz *starts;
+		TimestampTz first;
 		TypeCacheEntry *range_type;
 	} HopState;
 	FuncCallContext *call;
@@ -359,6 +348,7 @@ velo_hop(PG_FUNCTION_ARGS)
 
 	if (SRF_IS_FIRSTCALL())
 	{
+		TimestampTz last;
 		MemoryContext old;
 
 		call = SRF_FIRSTCALL_INIT();
@@ -371,9 +361,10 @@ velo_hop(PG_FUNCTION_ARGS)
 		check_finite(PG_GETARG_TIMESTAMPTZ(0));
 		check_finite(state->spec.origin);
 		check_fits(&state->spec, PG_GETARG_TIMESTAMPTZ(0));
-		state->starts = palloc_array(TimestampTz, window_max(&state->spec));
+		(void) window_max(&state->spec); /* complains about too many */
 		state->range_type = lookup_type_cache(TSTZRANGEOID, TYPECACHE_RANGE_INFO);
-		call->max_calls = window_assign(&state->spec, PG_GETARG_TIMESTAMPTZ(0), state->starts);
+		if (window_range(&state->spec, PG_GETARG_TIMESTAMPTZ(0), &state->first, &last))
+			call->max_calls = (last - state->first) / state->spec.slide + 1;
 		call->user_fctx = state;
 		MemoryContextSwitchTo(old);
 	}
@@ -382,7 +373,8 @@ velo_hop(PG_FUNCTION_ARGS)
 	state = call->user_fctx;
 	if (call->call_cntr < call->max_calls)
 	{
-		Datum window = make_window(&state->spec, state->starts[call->call_cntr], state->range_type);
+		TimestampTz start = state->first + call->call_cntr * state->spec.slide;
+		Datum window = make_window(&state->spec, start, state->range_type);
 
 		SRF_RETURN_NEXT(call, window);
 	}
