@@ -69,10 +69,11 @@ bench-peers:
 	@bash -o pipefail -c 'test/run.sh perl bench/peers/run.pl | tee build/bench-peers.md'
 	@bench/picture.pl build/bench-peers.md > bench/peers.svg
 
-# where the time of a pipeline goes; needs Linux's perf
+# where the time of a pipeline goes, and flame graphs of that in build/flame; needs Linux's perf
 bench-stages: setup
 	@$(MAKE) -s installed $(BENCH_PROGRAMS)
-	@test/run.sh perl bench/stages.pl
+	@test/run.sh perl bench/stages.pl 3 3> build/stacks
+	@bench/flame.pl build/stacks build/flame
 
 build/kafka_tool: test/kafka_tool.c
 	@mkdir -p $(@D)

@@ -18,10 +18,12 @@ CREATE FUNCTION memory_of(q text) RETURNS float8 LANGUAGE sql AS $$
 	FROM velo.pipelines WHERE query = q AND pid IS NOT NULL
 $$;
 
--- Watch a query until it has committed everything; an error if it commits nothing for a minute.  A procedure, whose snapshots
--- are short: an old one would keep the row versions that the query replaces.
+-- Watch a query until it has committed everything; an error if it commits nothing for a minute.  The pause is the longest
+-- time in which it committed nothing, in seconds.  A procedure, whose snapshots are short: an old one would keep the row
+-- versions that the query replaces.
 CREATE PROCEDURE drain(q text, total bigint, INOUT rate float8 DEFAULT NULL, INOUT half_rate float8 DEFAULT NULL,
-	INOUT cpu float8 DEFAULT NULL, INOUT half_cpu float8 DEFAULT NULL, INOUT memory float8 DEFAULT NULL)
+	INOUT cpu float8 DEFAULT NULL, INOUT half_cpu float8 DEFAULT NULL, INOUT memory float8 DEFAULT NULL,
+	INOUT pause float8 DEFAULT NULL)
 LANGUAGE plpgsql AS $$
 DECLARE
 	committed bigint := 0;
@@ -39,6 +41,7 @@ BEGIN
 		before := committed;
 		SELECT coalesce(sum(committed_offset), 0) INTO committed FROM velo.partitions WHERE query = q;
 		IF committed > before THEN
+			pause := greatest(pause, extract(epoch FROM clock_timestamp() - moved_at));
 			moved_at := clock_timestamp();
 		ELSIF clock_timestamp() > moved_at + interval '1 min' THEN
 			RAISE EXCEPTION 'only % records of % are committed', committed, total;

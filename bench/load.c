@@ -14,10 +14,10 @@
  *	fields=N		so many fields in a record, those beyond the five behind them (5)
  *	partitions=N	of the topic, by symbol (1)
  *	compression=C	of the batches (none)
+ *	log=FILE		with a rate, how well the producer itself kept time: for each record its event time, how many ms later than
+ *					planned it was handed to librdkafka, and how many after that the broker had acknowledged it
  *
- * It prints the bytes of all records (their values) together; with a rate also how well the producer itself kept time, in
- * ms: "LATE_P50 LATE_P99 LATE_MAX ACK_P50 ACK_P99 ACK_MAX", how much later than planned records were handed to librdkafka,
- * and how long after that the broker had acknowledged them.
+ * It prints the bytes of all records (their values) together.
  */
 #include "bench.h"
 
@@ -32,14 +32,23 @@ typedef struct Options
 	unsigned fields;
 	unsigned partitions;
 	const char *compression;
+	const char *log;
 } Options;
 
 #define MAX_FIELDS 1000
 /* a prime, so that its multiples, modulo any smaller number, are all numbers below that */
 #define SHUFFLE UINT64_C(2147483647)
 
+/* When things happened to a record: in us since 1970, and in s as now() tells it. */
+typedef struct Timing
+{
+	int64_t event_time;
+	double due;
+	double produced;
+	double acknowledged;
+} Timing;
+
 static int64_t count;
-static double *acknowledged; /* by record; before that, when it was produced */
 static int64_t nfailed;
 
 static void
@@ -65,6 +74,8 @@ parse_option(Options *options, const char *argument)
 		options->partitions = atoi(value + 1);
 	else if (value && strncmp(argument, "compression=", 12) == 0)
 		options->compression = value + 1;
+	else if (value && strncmp(argument, "log=", 4) == 0)
+		options->log = value + 1;
 	else
 		bench_die("no such option");
 }
@@ -93,25 +104,14 @@ wall_clock_us(void)
 static void
 on_delivery(rd_kafka_t *rk, const rd_kafka_message_t *message, void *opaque)
 {
+	Timing *timing = message->_private;
+
 	(void) rk;
 	(void) opaque;
 	if (message->err)
 		nfailed++;
-	if (acknowledged)
-	{
-		double *time = message->_private;
-
-		*time = now() - *time;
-	}
-}
-
-static int
-compare_doubles(const void *a, const void *b)
-{
-	double x = *(const double *) a;
-	double y = *(const double *) b;
-
-	return (x > y) - (x < y);
+	if (timing)
+		timing->acknowledged = now();
 }
 
 /* One more field into an object of "len" bytes: a number, a string and a Boolean in turn. */
@@ -127,13 +127,21 @@ append_field(char *object, int len, unsigned field, unsigned value)
 	return len - 1 + sprintf(end, ",\"field_%u\":%s}", field, value % 2 ? "true" : "false");
 }
 
-/* Sorts the values and prints median, 99th percentile and the greatest, in ms. */
 static void
-print_percentiles(double *seconds)
+write_log(const char *path, const Timing *timings)
 {
-	qsort(seconds, count, sizeof(double), compare_doubles);
-	printf("%.2f %.2f %.2f ", 1000 * seconds[count / 2], 1000 * seconds[count * 99 / 100],
-		   1000 * seconds[count - 1]);
+	FILE *file = fopen(path, "w");
+
+	for (int64_t i = 0; file && i < count; i++)
+	{
+		char ts[64];
+
+		format_time(ts, sizeof(ts), timings[i].event_time);
+		fprintf(file, "%s\t%.3f\t%.3f\n", ts, 1000 * (timings[i].produced - timings[i].due),
+				1000 * (timings[i].acknowledged - timings[i].produced));
+	}
+	if (!file || fclose(file))
+		bench_die("cannot write the log");
 }
 
 int
@@ -147,7 +155,7 @@ main(int argc, char **argv)
 	char error[512];
 	char ts[64];
 	double start;
-	double *late = NULL;
+	Timing *timings = NULL;
 	rd_kafka_t *rk;
 	rd_kafka_topic_t *rkt;
 
@@ -166,9 +174,8 @@ main(int argc, char **argv)
 	rd_kafka_conf_set_dr_msg_cb(conf, on_delivery);
 	if (options.rate)
 	{
-		late = calloc(count, sizeof(double));
-		acknowledged = calloc(count, sizeof(double));
-		if (!late || !acknowledged)
+		timings = calloc(count, sizeof(Timing));
+		if (!timings)
 			bench_die("out of memory");
 	}
 	rk = rd_kafka_new(RD_KAFKA_PRODUCER, conf, error, sizeof(error));
@@ -196,9 +203,8 @@ main(int argc, char **argv)
 
 			if (ahead > 0)
 				nanosleep(&(struct timespec){0, (long) (ahead * 1e9)}, NULL);
-			acknowledged[i] = now();
-			late[i] = acknowledged[i] - due;
-			format_time(ts, sizeof(ts), wall_clock_us());
+			timings[i] = (Timing){.event_time = wall_clock_us(), .due = due, .produced = now()};
+			format_time(ts, sizeof(ts), timings[i].event_time);
 		}
 		else
 		{
@@ -221,19 +227,15 @@ main(int argc, char **argv)
 			value[len - 1] = ']';
 		bytes += len;
 		while (rd_kafka_produce(rkt, symbol % options.partitions, RD_KAFKA_MSG_F_COPY, value, len,
-								key, strlen(key), acknowledged ? &acknowledged[i] : NULL))
+								key, strlen(key), timings ? &timings[i] : NULL))
 			rd_kafka_poll(rk, 10);
 		if (options.rate || i % 1000 == 0)
 			rd_kafka_poll(rk, 0);
 	}
 	if (rd_kafka_flush(rk, 600000) || nfailed > 0)
 		bench_die("not everything was acknowledged");
-	printf("%lld ", (long long) bytes);
-	if (options.rate)
-	{
-		print_percentiles(late);
-		print_percentiles(acknowledged);
-	}
-	printf("\n");
+	if (timings && options.log)
+		write_log(options.log, timings);
+	printf("%lld\n", (long long) bytes);
 	return 0;
 }

@@ -2,6 +2,9 @@
 # stages.pl: where the time of a pipeline goes, stage by stage, as Linux's perf sees it; prints Markdown.  To be run through
 # test/run.sh; README.md in this directory says how to read it.
 #
+#	stages.pl [FD]
+#
+#	FD				of a file that is open: the stacks go there, for flame.pl, which says what they look like
 #	BENCH			a regular expression: only cases whose name it matches (those below)
 #	BENCH_RECORDS	records in the topic (5000000)
 #
@@ -124,8 +127,8 @@ sub read_samples
 	return @samples;
 }
 
-# Where in src/ the addresses of velo's library are: a hash by address of "room/file.c:function".  Inlined functions count
-# as themselves.
+# Where in src/ the addresses of velo's library are: a hash by address of lists of "room/file.c:function", the innermost
+# first.  Inlined functions count as themselves, those of PostgreSQL's headers not at all.
 sub find_places
 {
 	my ($library, @addresses) = @_;
@@ -145,8 +148,7 @@ sub find_places
 		}
 		else
 		{
-			# the innermost that is velo's own, not of a header of PostgreSQL
-			$places{$address} //= "$1:$function" if m{(?:^|/)src/((?:\w+/)?\w+\.[ch]):};
+			push @{ $places{$address} }, "$1:$function" if m{(?:^|/)src/((?:\w+/)?\w+\.[ch]):};
 			undef $function;
 		}
 	}
@@ -173,11 +175,19 @@ sub stage_of
 	return 'rest';
 }
 
+# The name of a library without directory and version.
+sub name_of
+{
+	my ($library) = @_;
+
+	return $library =~ m{([^/]+?)(?:\.so[.\d]*)?$} ? $1 : $library;
+}
+
 # What to name as the place where a sample was taken: velo's function, and the innermost that it called whose name is known.
 sub label_of
 {
 	my ($frames, $place) = @_;
-	my ($library) = $frames->[0][0] =~ m{([^/]+?)(?:\.so[.\d]*)?$};
+	my $library = name_of($frames->[0][0]);
 	my ($caller) = ($place // '') =~ /:(.*)/;
 
 	return $caller // $library if $library eq 'velo';
@@ -186,12 +196,41 @@ sub label_of
 	return defined $caller ? "$caller > $callee" : $callee;
 }
 
-# Nanoseconds per record by stage, and of functions by stage.
+# The functions on a stack, the outermost first, from where velo's or librdkafka's begin.  What has no name goes by that of
+# its library, once.
+sub functions_on
+{
+	my ($frames, $places) = @_;
+	my @frames = reverse @$frames;
+	my ($first) = grep { $frames[$_][0] =~ m{/(?:velo|librdkafka)\.so} } 0 .. $#frames;
+	my @functions;
+
+	for my $frame (@frames[ $first // 0 .. $#frames ])
+	{
+		my ($library, $address, $symbol) = @$frame;
+		my @places = $library =~ m{/velo\.so$} ? reverse @{ $places->{$address} // [] } : ();
+		my @names = map { s/.*://r } @places;
+
+		@names = $symbol eq '[unknown]' ? name_of($library) : $symbol =~ s/^__GI_+|@.*|\.(?:part|isra|constprop)\..*//gr unless @names;
+		push @functions, grep { !@functions || $_ ne $functions[-1] } @names;
+	}
+	return @functions;
+}
+
+sub thread_title
+{
+	my ($thread) = @_;
+
+	return $thread =~ /^rdk:/ ? "librdkafka's thread $thread" : "the pipeline's thread";
+}
+
+# What the threads spent, in ns per record: a list of hashes "ns", "stage", "label" and "stack", the thread's title and the
+# functions from the outermost on.  The kernel's part is one for each thread.
 sub fold
 {
 	my ($samples, $cpu, $records, $period) = @_;
 	my $ns = $period / $records;
-	my (%addresses, %spent, %functions, %library);
+	my (%addresses, %library, %kernel, @spent);
 
 	for my $sample (@$samples)
 	{
@@ -208,22 +247,48 @@ sub fold
 	}
 	my $places = find_places(keys %library, keys %addresses);
 
+	$kernel{$_} = $cpu->{$_} / $records for keys %$cpu;
 	for my $sample (@$samples)
 	{
 		my ($thread, @frames) = @$sample;
-		my @places = grep { defined } map { $_->[0] =~ m{/velo\.so$} ? $places->{ $_->[1] } : undef } @frames;
-		my $stage = stage_of($thread, \@frames, @places);
+		my @places = map { $_->[0] =~ m{/velo\.so$} ? @{ $places->{ $_->[1] } // [] } : () } @frames;
 
-		$spent{$stage} += $ns;
-		$functions{$stage}{ label_of(\@frames, $places[0]) } += $ns;
+		push @spent, {
+			ns => $ns,
+			stage => stage_of($thread, \@frames, @places),
+			label => label_of(\@frames, $places[0]),
+			stack => [ thread_title($thread), functions_on(\@frames, $places) ] };
+		$kernel{$thread} -= $ns;
 	}
+	push @spent, { ns => $kernel{$_}, stage => /^rdk:/ ? 'fetch_kernel' : 'kernel', label => 'kernel', stack => [ thread_title($_), 'kernel' ] }
+	  for sort keys %kernel;
+	return \@spent;
+}
 
-	my %kernel;
-	$kernel{ /^rdk:/ ? 'fetch_kernel' : 'kernel' } += $cpu->{$_} / $records for keys %$cpu;
-	$kernel{fetch_kernel} -= $spent{$_} // 0 for qw(fetch decompress);
-	$kernel{kernel} -= $spent{$_} // 0 for grep { !/^(?:fetch|decompress)$/ } keys %spent;
-	$spent{$_} = $kernel{$_} for keys %kernel;
-	return (\%spent, \%functions);
+# Nanoseconds per record by stage, and of functions by stage.
+sub add_up
+{
+	my ($spent) = @_;
+	my (%stages, %functions);
+
+	for (@$spent)
+	{
+		$stages{ $_->{stage} } += $_->{ns};
+		$functions{ $_->{stage} }{ $_->{label} } += $_->{ns} unless $_->{stage} =~ /kernel$/;
+	}
+	return (\%stages, \%functions);
+}
+
+# What flame.pl reads: stacks that are the same, added up.
+sub write_stacks
+{
+	my ($file, $name, $circumstances, $spent) = @_;
+	my %ns;
+
+	$ns{ join "\t", $stages{ $_->{stage} }[0], join ';', @{ $_->{stack} } } += $_->{ns} for @$spent;
+	print $file "$name\t$circumstances";
+	printf $file "%s\t%s\n", $ns{$_}, $_ for sort keys %ns;
+	return;
 }
 
 # ---------------------------------------------------------------- printing
@@ -269,17 +334,24 @@ die "perf is missing: Debian's package linux-perf\n" if (run_command('', 'perf',
 die "no case with a query matches $wanted\n" unless @cases;
 
 my $bench = Velo::Bench->new(records => $ENV{BENCH_RECORDS});
-my (@sums, @functions);
+my $circumstances = circumstances($bench, 'make bench-stages', qw(BENCH BENCH_RECORDS));
+my (@sums, @functions, $stacks);
 
-print circumstances($bench, 'make bench-stages', qw(BENCH BENCH_RECORDS)), "\n";
+if (@ARGV)
+{
+	open $stacks, '>&=', $ARGV[0] or die "file descriptor $ARGV[0]: $!\n";
+}
+print "$circumstances\n";
 for my $case (@cases)
 {
 	my $file = "$ENV{VELO_SCRATCH}/perf.data";
 	my ($pid, $cpu) = record($bench, $case, $file);
 	my @samples = read_samples($file, $pid);
-	my ($sum, $functions) = fold(\@samples, $cpu, $bench->topic($case->{topic})->{records}, period($case));
+	my $spent = fold(\@samples, $cpu, $bench->topic($case->{topic})->{records}, period($case));
+	my ($sum, $functions) = add_up($spent);
 
 	$bench->progress('%s: %d samples', $case->{name}, scalar @samples);
+	write_stacks($stacks, $case->{name}, $circumstances, $spent) if $stacks;
 	push @sums, $sum;
 	push @functions, $functions;
 }

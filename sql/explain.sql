@@ -21,6 +21,9 @@ SELECT velo.explain($$SELECT least(symbol, 'none') AS s, max(price + 1), count(*
 -- aggregates that can't be kept as states keep their rows
 SELECT velo.explain($$SELECT sector, string_agg(name, ',' ORDER BY price) FILTER (WHERE volume > 1), sum(price)
                       FROM x_trades JOIN x_named USING (symbol) WINDOW HOPPING(10m, 1m) GROUP BY sector$$, 'verbose, costs off');
+-- of some aggregates with DISTINCT the values are enough, unless others need the rows
+SELECT velo.explain('SELECT symbol, count(DISTINCT volume), sum(DISTINCT volume) FROM x_trades GROUP BY symbol', 'costs off');
+SELECT velo.explain('SELECT symbol, count(DISTINCT volume), array_agg(DISTINCT volume) FROM x_trades GROUP BY symbol', 'costs off');
 -- records are told through sub-selects, WITH, views and UNION ALL
 SELECT velo.explain($$WITH a AS (SELECT * FROM x_both WHERE price > 1), b AS MATERIALIZED (SELECT * FROM a)
                       SELECT symbol, count(*) FROM b WINDOW TUMBLING(5m) GROUP BY symbol$$, 'verbose, costs off');

@@ -63,6 +63,10 @@ INSERT INTO cases VALUES
         FROM trades GROUP BY symbol$$),
     ('distinct_', $$SELECT symbol, count(DISTINCT n % 7) AS c, sum(DISTINCT n % 7) AS s, array_agg(DISTINCT day) AS a, count(DISTINCT extra) AS x,
         string_agg(DISTINCT buy::text, '/' ORDER BY buy::text DESC) AS b FROM trades GROUP BY symbol$$),
+    ('distinct_values', $$SELECT symbol, count(DISTINCT n % 7) AS c, sum(DISTINCT n) AS s, avg(DISTINCT n % 9) AS a, sum(DISTINCT volume) AS v,
+        sum(DISTINCT n) FILTER (WHERE buy) AS f, count(DISTINCT symbol) AS y, count(DISTINCT price * 1.00) AS p, count(DISTINCT tags) AS t,
+        count(DISTINCT extra) AS x, count(DISTINCT weight) AS w, count(DISTINCT repeat(n % 3 || '-', 5000)) AS l, count(*), sum(n % 7) AS m
+        FROM trades GROUP BY symbol$$),
     ('filters', 'SELECT symbol, count(*) FILTER (WHERE buy) AS b, sum(price) FILTER (WHERE n > 1000) AS none, max(n) FILTER (WHERE NOT buy AND price > 3) AS m FROM trades GROUP BY symbol'),
     ('guarded', $$SELECT symbol, sum(100 / (n % 5)) FILTER (WHERE n % 5 <> 0) AS s, array_agg(7 / (n % 2) ORDER BY 9 / (n % 2), n) FILTER (WHERE n % 2 = 1) AS a,
         count((SELECT name FROM companies)) FILTER (WHERE n < 0) AS c FROM trades GROUP BY symbol$$),
@@ -113,7 +117,7 @@ SELECT name, row_count, differences FROM cases, compare(name, query) ORDER BY na
 SELECT name, state, error, dead_letters FROM velo.queries WHERE state <> 'finished' OR dead_letters > 0 ORDER BY name;
 SELECT count(velo.drop_query(name)) FROM velo.queries;
 SELECT count(velo.create_query(name, query, stop => 'end', pipelines => 3)) FROM cases
-WHERE name IN ('counts', 'sums', 'collections', 'distinct_', 'filters', 'guarded', 'ordered_set', 'own', 'keys', 'having', 'global_',
+WHERE name IN ('counts', 'sums', 'collections', 'distinct_', 'distinct_values', 'filters', 'guarded', 'ordered_set', 'own', 'keys', 'having', 'global_',
                'global_empty', 'union_');
 SELECT velo.wait(timeout => '2 min');
 SELECT c.name, row_count, differences FROM velo.queries q JOIN cases c USING (name), compare(name, c.query) ORDER BY name;
@@ -126,7 +130,7 @@ SELECT count(velo.drop_query(name)) FROM velo.queries;
 
 -- kept up to date: groups come, change and go
 CREATE TABLE live AS SELECT * FROM cases
-WHERE name IN ('counts', 'distinct_', 'having', 'global_', 'global_having', 'own', 'ordered_set');
+WHERE name IN ('counts', 'distinct_values', 'having', 'global_', 'global_having', 'own', 'ordered_set');
 SELECT count(velo.create_query(name, query)) FROM live;
 SELECT velo.wait();
 SELECT * FROM counts ORDER BY symbol;
@@ -197,7 +201,7 @@ SELECT velo.create_query('step', 'SELECT sum_int2(v::int2), count(*) FROM empty 
 CREATE FUNCTION sum_step(int2, int2) RETURNS int2 LANGUAGE sql IMMUTABLE AS 'SELECT ($1 + $2)::int2';
 CREATE AGGREGATE sum_int2(int2) (sfunc = sum_step, stype = int2, initcond = '0', combinefunc = sum_step);
 CREATE AGGREGATE sum_whole(int2) (sfunc = sum_step, stype = int2, initcond = '0');
-SELECT velo.create_query('step', 'SELECT sum_int2(v::int2), count(*) FROM empty WHERE v > 100');
+SELECT velo.create_query('step', 'SELECT count(DISTINCT v) AS d, sum_int2(v::int2), count(*) FROM empty WHERE v > 100 OR v < 0');
 -- an aggregate that can't be combined is computed when the group is written, so there the error is the group's
 SELECT velo.create_query('whole', 'SELECT sum_whole(v::int2), count(*) FROM empty WHERE v > 100');
 INSERT INTO streams.empty VALUES (0), (100), (20000), (20001), (30000), (200), (40000);
@@ -208,13 +212,17 @@ TABLE step;
 TABLE whole;
 SELECT query, kind, partition, "offset", convert_from(value, 'UTF8') AS value, sqlstate, message, detail
 FROM velo.dead_letters ORDER BY query, "offset";
+-- what did not fit is as if it had never been
+INSERT INTO streams.empty VALUES (-20000), (30000), (2600), (-20000), (2600);
+SELECT velo.wait('step');
+TABLE step;
 
 -- pipelines that share groups fold what each has aggregated: a group that was NULL so far takes what comes; and where
 -- folding fails, the record that does not fit is found
 SELECT velo.dev_create_topic(:'topic' || '.shared', 2);
 SELECT velo.create_stream('streams.shared', 'v int, p int OPTIONS (metadata ''partition'')',
     topic => :'topic' || '.shared', brokers => :'brokers');
-SELECT velo.create_query('folded', 'SELECT sum(v), sum_int2(v::int2) FILTER (WHERE v IS NOT NULL), count(*), sum(v::numeric) FILTER (WHERE v > 100000) AS none FROM shared', pipelines => 2);
+SELECT velo.create_query('folded', 'SELECT count(DISTINCT v) AS d, sum(v), sum_int2(v::int2) FILTER (WHERE v IS NOT NULL), count(*), sum(v::numeric) FILTER (WHERE v > 100000) AS none FROM shared', pipelines => 2);
 INSERT INTO streams.shared VALUES (NULL, 0);
 SELECT velo.wait('folded');
 TABLE folded;
@@ -225,6 +233,9 @@ INSERT INTO streams.shared VALUES (1, 0), (30000, 0), (2, 0);
 SELECT velo.wait('folded');
 TABLE folded;
 SELECT kind, partition, "offset", convert_from(value, 'UTF8') AS value, message FROM velo.dead_letters WHERE query = 'folded';
+INSERT INTO streams.shared VALUES (-20000, 1), (30000, 1);
+SELECT velo.wait('folded');
+TABLE folded;
 
 SET client_min_messages = warning;
 DROP SCHEMA results, streams, tables CASCADE;

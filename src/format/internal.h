@@ -31,7 +31,8 @@ typedef enum NativeType
 	NATIVE_JSON,
 	NATIVE_DATE,
 	NATIVE_TIMESTAMP,
-	NATIVE_TIMESTAMPTZ
+	NATIVE_TIMESTAMPTZ,
+	NATIVE_UUID
 } NativeType;
 
 /* How the json functions of PostgreSQL treat a type (jsonfuncs.c, TypeCat). */
@@ -48,6 +49,7 @@ typedef struct ValueReader
 	int32 typmod;
 	int16 typlen;
 	bool typbyval;
+	char typalign;
 	NativeType native;
 	JsonShape shape;
 	int unit_shift; /* of a JSON number read as timestamptz: times 10 to this gives microseconds */
@@ -57,6 +59,7 @@ typedef struct ValueReader
 	Oid typioparam;
 	FmgrInfo input;
 	bool catchable; /* errors of the input function can be caught, see value_from_cstring() */
+	struct ValueReader *element; /* of an array, if velo's own parsers know its type; else NULL */
 	/* for shapes other than SHAPE_SCALAR */
 	FmgrInfo json_to_record;
 	MemoryContext record_context; /* what json_to_record() keeps from call to call */
@@ -83,6 +86,9 @@ extern void value_reader_refresh(ValueReader *reader);
 /* What the type's input function makes of a string of "len" bytes without NUL, in the server's encoding. */
 extern bool value_from_text(ValueContext *context, ValueReader *reader, const char *str, int len,
 							Datum *value);
+/* The same by velo's own parsers alone; false: they don't know. */
+extern bool value_from_text_natively(ValueContext *context, ValueReader *reader, const char *str,
+									 int len, Datum *value);
 /* The same of a C string, without a parser of velo's own.  May throw. */
 extern bool value_from_cstring(ValueContext *context, ValueReader *reader, char *str, Datum *value);
 /* A JSON number as the time since 1970 in the reader's unit. */

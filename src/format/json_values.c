@@ -9,10 +9,14 @@
 #include "lib/stringinfo.h"
 #include "mb/pg_wchar.h"
 #include "nodes/execnodes.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/datum.h"
 #include "utils/json.h"
 #include "utils/memutils.h"
+
+/* bytes of a JSON array; longer ones are left to json_to_record() */
+#define MAX_NATIVE_ARRAY (1024 * 1024)
 
 /* The bytes of a value in the record, the quotes of a string included. */
 static void
@@ -111,6 +115,90 @@ json_from_string(ValueContext *context, ValueReader *reader, const JsonSlot *slo
 	return value_from_text(context, reader, str, len, value);
 }
 
+/* The end of what JSON calls white space. */
+static const char *
+skip_space(const char *p)
+{
+	while (*p == ' ' || *p == '\t' || *p == '\n' || *p == '\r')
+		p++;
+	return p;
+}
+
+/*
+ * The element of an array that begins at p; its end is put there.  False: it is not for velo's own parsers.
+ */
+static bool
+element_value(ValueContext *context, ValueReader *reader, const char **p, const char *end,
+			  Datum *value, bool *isnull)
+{
+	const char *start = *p;
+	bool escapes = false;
+
+	*isnull = false;
+	switch (*start)
+	{
+		case '"':
+			start++;
+			*p = json_string_end(start, end, &escapes) + 1;
+			return value_from_text_natively(context, reader, start, *p - 1 - start, value);
+		case 'n':
+			*p += strlen("null");
+			*value = (Datum) 0;
+			*isnull = true;
+			return true;
+		case 't':
+			*p += strlen("true");
+			break;
+		case 'f':
+			*p += strlen("false");
+			break;
+		case '[':
+		case '{':
+			return false;
+		default:
+			*p = json_number_end(start, end);
+	}
+	return value_from_text_natively(context, reader, start, *p - start, value);
+}
+
+/*
+ * An array of one dimension without escapes, which the scanner has passed; false: it is for json_to_record(), as is
+ * one with an element that velo's own parsers don't know.
+ */
+static bool
+array_value(ValueContext *context, ValueReader *reader, const JsonSlot *slot, Datum *value)
+{
+	const char *end = slot->start + slot->len - 1;
+	const char *p = skip_space(slot->start + 1);
+	int max = slot->len / 2 + 1;
+	ValueReader *element = reader->element;
+	Datum *values;
+	bool *nulls;
+	int n = 0;
+	int lower = 1;
+	MemoryContext old;
+
+	if (slot->escapes || slot->len > MAX_NATIVE_ARRAY)
+		return false;
+	values = MemoryContextAlloc(context->scratch, sizeof(Datum) * max);
+	nulls = MemoryContextAlloc(context->scratch, sizeof(bool) * max);
+	while (p < end)
+	{
+		if (!element_value(context, element, &p, end, &values[n], &nulls[n]))
+			return false;
+		n++;
+		p = skip_space(p);
+		if (*p == ',')
+			p = skip_space(p + 1);
+	}
+	old = MemoryContextSwitchTo(context->batch->context);
+	*value =
+		PointerGetDatum(construct_md_array(values, nulls, 1, &n, &lower, element->typid,
+										   element->typlen, element->typbyval, element->typalign));
+	MemoryContextSwitchTo(old);
+	return true;
+}
+
 /* Arrays, composites and domains: left to json_to_record().  May throw. */
 static void
 value_from_record(ValueContext *context, ValueReader *reader, const JsonSlot *slot, Datum *value,
@@ -166,7 +254,9 @@ json_value(ValueContext *context, ValueReader *reader, const JsonSlot *slot, Dat
 	if (unlikely(reader->shape != SHAPE_SCALAR) &&
 		(reader->shape == SHAPE_DOMAIN || !(*isnull || slot->kind == JSON_STRING)))
 	{
-		value_from_record(context, reader, slot, value, isnull);
+		if (!(reader->element != NULL && slot->kind == JSON_ARRAY &&
+			  array_value(context, reader, slot, value)))
+			value_from_record(context, reader, slot, value, isnull);
 		return true;
 	}
 

@@ -25,6 +25,7 @@
 #include "utils/memutils.h"
 #include "utils/numeric.h"
 #include "utils/typcache.h"
+#include "utils/uuid.h"
 
 /* ------------------------------------------------------------------ readers */
 
@@ -58,6 +59,8 @@ native_type(Oid typid, int32 typmod)
 			return NATIVE_TIMESTAMP;
 		case TIMESTAMPTZOID:
 			return NATIVE_TIMESTAMPTZ;
+		case UUIDOID:
+			return NATIVE_UUID;
 		default:
 			return NATIVE_NONE;
 	}
@@ -134,7 +137,7 @@ value_reader_init(ValueReader *reader, Oid typid, int32 typmod, int64 unit)
 	reader->unit_shift = unit_shift(unit);
 	reader->native = native_type(typid, typmod);
 	reader->shape = json_shape(typid);
-	get_typlenbyval(typid, &reader->typlen, &reader->typbyval);
+	get_typlenbyvalalign(typid, &reader->typlen, &reader->typbyval, &reader->typalign);
 	getTypeInputInfo(typid, &input, &reader->typioparam);
 	fmgr_info(input, &reader->input);
 	reader->catchable = input_is_catchable(input);
@@ -147,6 +150,16 @@ value_reader_init(ValueReader *reader, Oid typid, int32 typmod, int64 unit)
 		reader->record_desc = CreateTemplateTupleDesc(1);
 		TupleDescInitEntry(reader->record_desc, 1, "value", typid, typmod, 0);
 		BlessTupleDesc(reader->record_desc);
+	}
+	if (reader->shape == SHAPE_NESTED)
+	{
+		Oid element = get_element_type(typid);
+
+		if (native_type(element, typmod) != NATIVE_NONE && element != JSONOID)
+		{
+			reader->element = palloc(sizeof(ValueReader));
+			value_reader_init(reader->element, element, typmod, 0);
+		}
 	}
 }
 
@@ -607,6 +620,43 @@ timestamptz_from_number(ValueContext *context, const ValueReader *reader, const 
 	return true;
 }
 
+/* ------------------------------------------------------------------ uuid */
+
+static inline int
+hex_digit(char c)
+{
+	if (is_digit(c))
+		return c - '0';
+	if (c >= 'a' && c <= 'f')
+		return c - 'a' + 10;
+	if (c >= 'A' && c <= 'F')
+		return c - 'A' + 10;
+	return -1;
+}
+
+/* With hyphens at their usual places. */
+static bool
+parse_uuid(const char *p, int len, unsigned char *uuid)
+{
+	if (len != 36)
+		return false;
+	for (int i = 0; i < UUID_LEN; i++)
+	{
+		int high;
+		int low;
+
+		if ((i == 4 || i == 6 || i == 8 || i == 10) && *p++ != '-')
+			return false;
+		high = hex_digit(p[0]);
+		low = hex_digit(p[1]);
+		if (high < 0 || low < 0)
+			return false;
+		uuid[i] = high << 4 | low;
+		p += 2;
+	}
+	return true;
+}
+
 /* ------------------------------------------------------------------ all types */
 
 Datum
@@ -619,7 +669,6 @@ value_varlena(ValueContext *context, const char *str, int len)
 	return PointerGetDatum(result);
 }
 
-/* What velo's own parsers know; false: it is for the input function. */
 static inline bool
 native_from_text(ValueContext *context, ValueReader *reader, const char *str, int len, Datum *value)
 {
@@ -723,8 +772,23 @@ native_from_text(ValueContext *context, ValueReader *reader, const char *str, in
 											 *value, Int32GetDatum(reader->typmod));
 			return true;
 		}
+
+		case NATIVE_UUID:
+		{
+			char *result = record_batch_alloc(context->batch, UUID_LEN);
+
+			*value = PointerGetDatum(result);
+			return parse_uuid(str, len, (unsigned char *) result);
+		}
 	}
 	return false;
+}
+
+bool
+value_from_text_natively(ValueContext *context, ValueReader *reader, const char *str, int len,
+						 Datum *value)
+{
+	return native_from_text(context, reader, str, len, value);
 }
 
 bool

@@ -219,6 +219,7 @@ explain_node(CustomScanState *node, List *ancestors, ExplainState *es)
 	List *context = set_deparse_context_plan(es->deparse_cxt, node->ss.ps.plan, ancestors);
 	List *keys = NIL;
 	List *kept = NIL;
+	List *distinct = NIL;
 	ListCell *cell;
 
 	foreach (cell, query->query->groupClause)
@@ -237,9 +238,13 @@ explain_node(CustomScanState *node, List *ancestors, ExplainState *es)
 
 		if (agg->collected)
 			kept = lappend(kept, show_expression((Node *) agg->aggref, context, es));
+		if (agg->distinct)
+			distinct = lappend(distinct, show_expression((Node *) agg->aggref, context, es));
 	}
 	if (kept != NIL)
 		ExplainPropertyList("Kept As Rows", kept, es);
+	if (distinct != NIL)
+		ExplainPropertyList("Kept As Distinct Values", distinct, es);
 	explain_evaluation(plan, context, es);
 	if (es->costs)
 		explain_state(node->ss.ps.plan, es);

@@ -630,6 +630,22 @@ describe_keys(Splitter *splitter, const ContinuousQuery *query, GroupingSpec *gr
 	}
 }
 
+/* Must the input rows of some aggregate be kept, of which distinct values are not enough? */
+static bool
+keeps_rows(List *aggrefs)
+{
+	ListCell *cell;
+
+	foreach (cell, aggrefs)
+	{
+		Aggref *aggref = lfirst_node(Aggref, cell);
+
+		if (aggregate_is_collected(aggref) && !aggregate_is_distinct(aggref))
+			return true;
+	}
+	return false;
+}
+
 /* Describe the aggregates and plan the collected ones. */
 static void
 describe_aggregates(Splitter *splitter, GroupedPlan *plan)
@@ -637,6 +653,7 @@ describe_aggregates(Splitter *splitter, GroupedPlan *plan)
 	GroupingSpec *grouping = plan->grouping;
 	Collector collector = {.splitter = splitter};
 	List *collected = NIL;
+	bool rows = keeps_rows(splitter->aggrefs);
 	ListCell *cell;
 
 	grouping->naggs = list_length(splitter->aggrefs);
@@ -649,7 +666,8 @@ describe_aggregates(Splitter *splitter, GroupedPlan *plan)
 
 		agg->aggref = aggref;
 		agg->filter = -1;
-		agg->collected = aggregate_is_collected(aggref);
+		agg->distinct = !rows && aggregate_is_distinct(aggref);
+		agg->collected = !agg->distinct && aggregate_is_collected(aggref);
 		if (agg->collected)
 		{
 			collected = lappend(collected, collect_aggregate(&collector, aggref));

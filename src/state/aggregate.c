@@ -8,6 +8,7 @@
  */
 #include "state/group_table.h"
 
+#include "access/transam.h"
 #include "catalog/pg_aggregate.h"
 #include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
@@ -49,6 +50,47 @@ aggregate_is_collected(const Aggref *aggref)
 	result = !OidIsValid(form->aggcombinefn) || form->aggfinalmodify != AGGMODIFY_READ_ONLY ||
 			 (form->aggtranstype == INTERNALOID &&
 			  (!OidIsValid(form->aggserialfn) || !OidIsValid(form->aggdeserialfn)));
+	ReleaseSysCache(tuple);
+	return result;
+}
+
+/*
+ * Transitions whose result is the same in whatever order, and whichever of equal values, they get their input: sums of
+ * integers, and counts.
+ */
+static bool
+takes_any_order(Oid function)
+{
+	switch (function)
+	{
+		case F_INT8INC_ANY:
+		case F_INT2_SUM:
+		case F_INT4_SUM:
+		case F_INT2_AVG_ACCUM:
+		case F_INT4_AVG_ACCUM:
+		case F_INT8_AVG_ACCUM:
+			return true;
+		default:
+			return false;
+	}
+}
+
+bool
+aggregate_is_distinct(const Aggref *aggref)
+{
+	SortGroupClause *item;
+	HeapTuple tuple;
+	bool result;
+
+	if (list_length(aggref->aggdistinct) != 1 || list_length(aggref->args) != 1 ||
+		linitial_oid(aggref->aggargtypes) == RECORDOID)
+		return false;
+	item = linitial_node(SortGroupClause, aggref->aggdistinct);
+	tuple = SearchSysCache1(AGGFNOID, ObjectIdGetDatum(aggref->aggfnoid));
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for aggregate %u", aggref->aggfnoid);
+	result = aggref->aggfnoid < FirstNormalObjectId && item->hashable &&
+			 takes_any_order(((Form_pg_aggregate) GETSTRUCT(tuple))->aggtransfn);
 	ReleaseSysCache(tuple);
 	return result;
 }
@@ -97,7 +139,8 @@ static bool
 same_transition(const Transition *a, const Transition *b)
 {
 	return a->transfn_oid == b->transfn_oid && a->transtype == b->transtype &&
-		   a->collation == b->collation && a->filter == b->filter && a->nargs == b->nargs &&
+		   (a->distinct == NULL) == (b->distinct == NULL) && a->collation == b->collation &&
+		   a->filter == b->filter && a->nargs == b->nargs &&
 		   memcmp(a->args, b->args, sizeof(int) * a->nargs) == 0 &&
 		   a->init_isnull == b->init_isnull &&
 		   (a->init_isnull || datumIsEqual(a->init, b->init, a->byval, a->typlen)) &&
@@ -145,7 +188,17 @@ init_aggregate(GroupTable *table, const AggSpec *spec, Final *final)
 	get_typlenbyval(trans.transtype, &trans.typlen, &trans.byval);
 	trans.internal = trans.transtype == INTERNALOID;
 	trans.init = initial_value(tuple, trans.transtype, &trans.init_isnull);
-	trans.known = known_transition(aggref->aggfnoid, form->aggtransfn);
+	if (spec->distinct)
+	{
+		const SortGroupClause *item = linitial_node(SortGroupClause, aggref->aggdistinct);
+
+		trans.distinct = palloc0(sizeof(Key));
+		(void) key_init(trans.distinct,
+						exprType((Node *) linitial_node(TargetEntry, aggref->args)->expr),
+						aggref->inputcollid, item->eqop);
+	}
+	else
+		trans.known = known_transition(aggref->aggfnoid, form->aggtransfn);
 	trans.pertrans.aggref = aggref;
 
 	build_aggregate_transfn_expr(inputs, ninputs, 0, aggref->aggvariadic, trans.transtype,
@@ -210,6 +263,7 @@ aggregates_init(GroupTable *table)
 		}
 		else
 			init_aggregate(table, &spec->aggs[i], &table->finals[i]);
+		table->distinct |= spec->aggs[i].distinct;
 	}
 }
 
@@ -226,6 +280,8 @@ aggregates_fingerprint(const GroupTable *table)
 		result = hash_combine(result, trans->transtype);
 		if (trans->internal)
 			result = hash_combine(result, trans->deserialise->flinfo->fn_oid);
+		if (trans->distinct != NULL)
+			result = hash_combine(result, trans->distinct->equal->flinfo->fn_oid);
 	}
 	return result;
 }
@@ -313,25 +369,19 @@ aggregates_begin(GroupTable *table, Entry *entry)
 }
 
 /*
- * By calling the transition function.  Garbage goes to the current memory context.
+ * By calling the transition function with the arguments in its call.  Garbage goes to the current memory context.
  */
 static void
-advance(GroupTable *table, Transition *trans, TransValue *value, const InputRows *rows, int row)
+advance(GroupTable *table, Transition *trans, TransValue *value)
 {
 	FunctionCallInfo call = trans->call;
 	Datum result;
 
-	for (int i = 0; i < trans->nargs; i++)
-	{
-		int column = trans->args[i];
-
-		call->args[i + 1].value = rows->values[column][row];
-		call->args[i + 1].isnull = rows->nulls[column][row];
-		if (trans->strict && call->args[i + 1].isnull)
-			return;
-	}
 	if (trans->strict)
 	{
+		for (int i = 0; i < trans->nargs; i++)
+			if (call->args[i + 1].isnull)
+				return;
 		if (value->unset)
 		{
 			MemoryContext old =
@@ -357,6 +407,40 @@ advance(GroupTable *table, Transition *trans, TransValue *value, const InputRows
 	value->value = result;
 	value->isnull = call->isnull;
 	value->unset = false;
+}
+
+static inline void
+advance_row(GroupTable *table, Transition *trans, TransValue *value, const InputRows *rows, int row)
+{
+	for (int i = 0; i < trans->nargs; i++)
+	{
+		int column = trans->args[i];
+
+		trans->call->args[i + 1].value = rows->values[column][row];
+		trans->call->args[i + 1].isnull = rows->nulls[column][row];
+	}
+	advance(table, trans, value);
+}
+
+void
+aggregates_advance_one(GroupTable *table, Entry *entry, int transition, Datum argument)
+{
+	Transition *trans = &table->transitions[transition];
+
+	aggregates_enter(table, entry->window);
+	trans->call->args[1].value = argument;
+	trans->call->args[1].isnull = false;
+	advance(table, trans, &entry->values[transition]);
+}
+
+/* Does the group have the argument of a DISTINCT transition already, or is it NULL, which none of those minds? */
+static bool
+is_known_value(GroupTable *table, Entry *entry, int transition, const InputRows *rows, int row)
+{
+	int column = table->transitions[transition].args[0];
+
+	return rows->nulls[column][row] ||
+		   !distinct_add(table, entry, transition, rows->values[column][row]);
 }
 
 /*
@@ -385,8 +469,11 @@ aggregates_advance(GroupTable *table, const Entrance *entrances, int n, InputRow
 			if (is_filtered_out(trans, rows, row))
 				continue;
 			rows->applied = row;
-			aggregates_enter(table, entry->window);
-			advance(table, trans, &entry->values[t], rows, row);
+			if (trans->distinct == NULL || !is_known_value(table, entry, t, rows, row))
+			{
+				aggregates_enter(table, entry->window);
+				advance_row(table, trans, &entry->values[t], rows, row);
+			}
 			if (!table->temp->isReset)
 				MemoryContextReset(table->temp);
 		}
@@ -703,8 +790,8 @@ combine(GroupTable *table, Transition *trans, TransValue *into, Datum value, boo
 }
 
 /*
- * Combine the transition values of a group of another table, of the same aggregates, into those of a group of this one.
- * The current memory context takes garbage.
+ * Combine the transition values of a group of another table, of the same aggregates, into those of a group of this one,
+ * but for those of DISTINCT (see distinct_fold()).  The current memory context takes garbage.
  */
 void
 aggregates_combine(GroupTable *table, Entry *into, GroupTable *source, Entry *from)
@@ -715,6 +802,8 @@ aggregates_combine(GroupTable *table, Entry *into, GroupTable *source, Entry *fr
 		TransValue *value = &from->values[i];
 		Datum partial = value->value;
 
+		if (trans->distinct != NULL)
+			continue;
 		if (trans->internal && !value->isnull)
 		{
 			aggregates_enter(source, from->window);

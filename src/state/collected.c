@@ -303,6 +303,9 @@ collected_cut_back(Entry *entry, const RowMark *mark)
 		entry->rows = NULL;
 		return;
 	}
+	if (list->tail == mark->tail && mark->tail->used == mark->used)
+		return;
+	distinct_forget(list);
 	mark->tail->used = mark->used;
 	mark->tail->next = NULL;
 	list->tail = mark->tail;

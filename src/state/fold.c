@@ -39,17 +39,21 @@ fold_entry(GroupTable *table, GroupTable *source, Entry *from, StringInfo buffer
 		record_write_state(source, from, buffer);
 		buffer->cursor = 0;
 		record_read_state(table, into, buffer);
+		fold_rows(from, into, buffer);
 		if (!group->out)
 			entry_changed(into);
 	}
 	else
 	{
 		aggregates_combine(table, into, source, from);
+		if (table->distinct)
+			distinct_fold(table, into, from);
+		else
+			fold_rows(from, into, buffer);
 		into->group.out |= group->out;
 		into->group.failed |= group->failed;
 		entry_changed(into);
 	}
-	fold_rows(from, into, buffer);
 	entry_unsaved(into);
 	MemoryContextReset(table->temp);
 }

@@ -52,6 +52,43 @@ make_call(Oid function, int nargs, Oid collation)
 	return call;
 }
 
+bool
+key_init(Key *key, Oid type, Oid collation, Oid eqop)
+{
+	Oid equal = get_opcode(eqop);
+	TypeCacheEntry *cached =
+		lookup_type_cache(type, TYPECACHE_EQ_OPR | TYPECACHE_HASH_EXTENDED_PROC);
+	bool hashable = true;
+	Oid left, right;
+	int bits;
+
+	get_typlenbyval(type, &key->typlen, &key->byval);
+	key->equal = make_call(equal, 2, collation);
+
+	if (cached->eq_opr == eqop && OidIsValid(cached->hash_extended_proc))
+	{
+		key->hash = make_call(cached->hash_extended_proc, 2, collation);
+		key->hash->args[1].value = UInt64GetDatum(0);
+		key->extended = true;
+	}
+	else if (op_hashjoinable(eqop, type) && get_op_hash_functions(eqop, &left, &right))
+		key->hash = make_call(left, 1, collation);
+	else
+		hashable = false;
+
+	bits = equal_bits(equal);
+	if (bits > 0 && key->byval)
+	{
+		key->kind = KEY_BITS;
+		key->mask = bits == 8 ? PG_UINT64_MAX : (UINT64CONST(1) << (8 * bits)) - 1;
+	}
+	else if (equal == F_TEXTEQ && OidIsValid(collation) && get_collation_isdeterministic(collation))
+		key->kind = KEY_BYTES;
+	else
+		key->kind = KEY_GENERIC;
+	return hashable;
+}
+
 /* Set up the keys of a table, in its memory context, which must be the current one. */
 void
 keys_init(GroupTable *table)
@@ -63,40 +100,9 @@ keys_init(GroupTable *table)
 	for (int i = 0; i < spec->nkeys; i++)
 	{
 		const KeySpec *from = &spec->keys[i];
-		Key *key = &table->keys[i];
-		Oid equal = get_opcode(from->eqop);
-		TypeCacheEntry *type =
-			lookup_type_cache(from->type, TYPECACHE_EQ_OPR | TYPECACHE_HASH_EXTENDED_PROC);
-		Oid left, right;
-		int bits;
 
-		key->column = from->column;
-		get_typlenbyval(from->type, &key->typlen, &key->byval);
-		key->equal = make_call(equal, 2, from->collation);
-
-		if (type->eq_opr == from->eqop && OidIsValid(type->hash_extended_proc))
-		{
-			key->hash = make_call(type->hash_extended_proc, 2, from->collation);
-			key->hash->args[1].value = UInt64GetDatum(0);
-			key->extended = true;
-		}
-		else if (op_hashjoinable(from->eqop, from->type) &&
-				 get_op_hash_functions(from->eqop, &left, &right))
-			key->hash = make_call(left, 1, from->collation);
-		else
-			table->hashable = false;
-
-		bits = equal_bits(equal);
-		if (bits > 0 && key->byval)
-		{
-			key->kind = KEY_BITS;
-			key->mask = bits == 8 ? PG_UINT64_MAX : (UINT64CONST(1) << (8 * bits)) - 1;
-		}
-		else if (equal == F_TEXTEQ && OidIsValid(from->collation) &&
-				 get_collation_isdeterministic(from->collation))
-			key->kind = KEY_BYTES;
-		else
-			key->kind = KEY_GENERIC;
+		table->keys[i].column = from->column;
+		table->hashable &= key_init(&table->keys[i], from->type, from->collation, from->eqop);
 	}
 }
 
@@ -185,47 +191,51 @@ keys_hash(GroupTable *table, const Datum *keys, const bool *nulls)
 	return result;
 }
 
+uint64
+key_hash(const Key *key, Datum value)
+{
+	return hash_value(key, value, false);
+}
+
+static inline bool
+values_equal(const Key *key, Datum a, Datum b)
+{
+	FunctionCallInfo call = key->equal;
+	Size len;
+
+	switch (key->kind)
+	{
+		case KEY_BITS:
+			return ((a ^ b) & key->mask) == 0;
+		case KEY_BYTES:
+			len = VARSIZE_ANY_EXHDR(DatumGetPointer(a));
+			return len == VARSIZE_ANY_EXHDR(DatumGetPointer(b)) &&
+				   memcmp(VARDATA_ANY(DatumGetPointer(a)), VARDATA_ANY(DatumGetPointer(b)), len) ==
+					   0;
+		case KEY_GENERIC:
+			call->args[0].value = a;
+			call->args[1].value = b;
+			call->isnull = false;
+			return DatumGetBool(FunctionCallInvoke(call));
+	}
+	pg_unreachable();
+}
+
+bool
+key_equal(const Key *key, Datum a, Datum b)
+{
+	return values_equal(key, a, b);
+}
+
 /* May leave garbage in the current memory context.  Keys by reference must be detoasted. */
 bool
 keys_equal(GroupTable *table, const Datum *keys, const bool *nulls, const Datum *others,
 		   const bool *other_nulls)
 {
 	for (int k = 0; k < table->spec->nkeys; k++)
-	{
-		const Key *key = &table->keys[k];
-		Datum a = keys[k];
-		Datum b = others[k];
-
-		if (nulls[k] || other_nulls[k])
-		{
-			if (nulls[k] && other_nulls[k])
-				continue;
+		if (nulls[k] != other_nulls[k] ||
+			(!nulls[k] && !values_equal(&table->keys[k], keys[k], others[k])))
 			return false;
-		}
-		if (key->kind == KEY_BITS)
-		{
-			if (((a ^ b) & key->mask) != 0)
-				return false;
-		}
-		else if (key->kind == KEY_BYTES)
-		{
-			Size len = VARSIZE_ANY_EXHDR(DatumGetPointer(a));
-
-			if (len != VARSIZE_ANY_EXHDR(DatumGetPointer(b)) ||
-				memcmp(VARDATA_ANY(DatumGetPointer(a)), VARDATA_ANY(DatumGetPointer(b)), len) != 0)
-				return false;
-		}
-		else
-		{
-			FunctionCallInfo call = key->equal;
-
-			call->args[0].value = a;
-			call->args[1].value = b;
-			call->isnull = false;
-			if (!DatumGetBool(FunctionCallInvoke(call)))
-				return false;
-		}
-	}
 	return true;
 }
 

@@ -14,6 +14,7 @@
  *	aggregate.c		transition and final functions, states to bytes and back
  *	transition.c	the commonest transitions, for many rows at once
  *	collected.c		kept input rows
+ *	distinct.c		the distinct values of aggregates, which are kept like such rows
  *	group_record.c	entries as bytes, for the two below
  *	checkpoint.c	the log of chunks that makes a table of one pipeline durable
  *	stored.c		groups outside of memory: what there is, and what of it is wanted
@@ -41,10 +42,32 @@
 typedef struct Entry Entry;
 typedef struct Window Window;
 typedef struct ClosingOrder ClosingOrder;
+typedef struct DistinctSet DistinctSet;
 typedef struct Run Run;
 typedef struct RunMerge RunMerge;
 typedef struct RunWriter RunWriter;
 typedef struct Stretch Stretch;
+
+/* ------------------------------------------------------------------ keys */
+
+typedef enum KeyKind
+{
+	KEY_BITS,   /* by value and equal when the bits are */
+	KEY_BYTES,  /* text and equal when the bytes are */
+	KEY_GENERIC /* by the type's functions */
+} KeyKind;
+
+typedef struct Key
+{
+	KeyKind kind;
+	int column;
+	int16 typlen;
+	bool byval;
+	uint64 mask;           /* KEY_BITS: the bits that count */
+	FunctionCallInfo hash; /* NULL: no hash support, all values hash alike */
+	bool extended;         /* it is a 64-bit hash function */
+	FunctionCallInfo equal;
+} Key;
 
 /* ------------------------------------------------------------------ aggregates */
 
@@ -87,6 +110,7 @@ struct Transition
 	bool byval;
 	bool strict;
 	bool internal;         /* kept as bytes by serialise, read by deserialise and combine */
+	Key *distinct;         /* NULL: not DISTINCT */
 	KnownTransition known; /* NULL: the function is called row by row */
 	Datum init;
 	bool init_isnull;
@@ -113,27 +137,6 @@ typedef struct Final
 	int16 typlen;          /* of the result */
 	bool byval;
 } Final;
-
-/* ------------------------------------------------------------------ keys */
-
-typedef enum KeyKind
-{
-	KEY_BITS,   /* by value and equal when the bits are */
-	KEY_BYTES,  /* text and equal when the bytes are */
-	KEY_GENERIC /* by the type's functions */
-} KeyKind;
-
-typedef struct Key
-{
-	KeyKind kind;
-	int column;
-	int16 typlen;
-	bool byval;
-	uint64 mask;           /* KEY_BITS: the bits that count */
-	FunctionCallInfo hash; /* NULL: no hash support, all values hash alike */
-	bool extended;         /* it is a 64-bit hash function */
-	FunctionCallInfo equal;
-} Key;
 
 /* ------------------------------------------------------------------ the log */
 
@@ -162,7 +165,7 @@ typedef struct RowBlock
 	Size start; /* position of its first byte in the group's rows */
 	uint32 used;
 	uint32 size;
-	char data[FLEXIBLE_ARRAY_MEMBER]; /* MinimalTuples, each MAXALIGNed */
+	char data[FLEXIBLE_ARRAY_MEMBER]; /* MinimalTuples or DistinctValues, each MAXALIGNed */
 } RowBlock;
 
 /* A stretch of a group's rows that stands in one record of the log. */
@@ -185,7 +188,8 @@ typedef struct RowList
 	int nsegments;
 	int max_segments;
 	RowSegment *segments;
-	bool resave; /* some segment has lost its place to compaction */
+	bool resave;      /* some segment has lost its place to compaction */
+	DistinctSet *set; /* of the rows; NULL: not made, or they are no distinct values */
 } RowList;
 
 /* Where a group's rows end, for collected_cut_back(). */
@@ -285,6 +289,7 @@ struct GroupTable
 	Transition *transitions;
 	Final *finals; /* [spec->naggs] */
 	bool collects; /* some aggregate is collected */
+	bool distinct; /* some are DISTINCT, and none is collected */
 	TupleDesc collected_desc;
 	bool *collected_record;  /* [spec->ncollected] is an anonymous record, kept as bytes */
 	Datum *collected_values; /* [spec->ncollected], scratch */
@@ -356,6 +361,11 @@ slot_prefetch(const Window *window, uint64 hash)
 }
 
 /* group_keys.c */
+/* How values of a type are hashed and told apart, in the current memory context; false if they can't be hashed. */
+extern bool key_init(Key *key, Oid type, Oid collation, Oid eqop);
+/* Both may leave garbage in the current memory context.  Values by reference must be detoasted. */
+extern uint64 key_hash(const Key *key, Datum value);
+extern bool key_equal(const Key *key, Datum a, Datum b);
 extern void keys_init(GroupTable *table);
 extern void keys_hash_rows(GroupTable *table, const InputRows *rows);
 extern uint64 keys_hash(GroupTable *table, const Datum *keys, const bool *nulls);
@@ -447,6 +457,7 @@ extern void aggregates_enter(GroupTable *table, Window *window);
 extern void aggregates_begin(GroupTable *table, Entry *entry);
 extern void aggregates_advance(GroupTable *table, const Entrance *entrances, int n,
 							   InputRows *rows);
+extern void aggregates_advance_one(GroupTable *table, Entry *entry, int transition, Datum argument);
 extern void aggregates_write(GroupTable *table, Entry *entry, StringInfo out);
 extern void aggregates_read(GroupTable *table, Entry *entry, StringInfo in);
 extern void aggregates_combine(GroupTable *table, Entry *into, GroupTable *source, Entry *from);
@@ -466,6 +477,16 @@ extern Size collected_cut(const RowList *list, Size from, Size to, Size target);
 extern void collected_write(const RowList *list, Size from, Size to, StringInfo out);
 extern RowMark collected_mark(const Entry *entry);
 extern void collected_cut_back(Entry *entry, const RowMark *mark);
+
+/* distinct.c */
+/*
+ * Is the argument of DISTINCT transition number "transition" one that the group hasn't had?  Then it has it from now on.
+ * The current memory context takes garbage.
+ */
+extern bool distinct_add(GroupTable *table, Entry *entry, int transition, Datum value);
+/* Before rows of a list are taken back. */
+extern void distinct_forget(RowList *list);
+extern void distinct_fold(GroupTable *table, Entry *into, const Entry *from);
 
 /* group_record.c */
 extern void record_init(GroupTable *table);

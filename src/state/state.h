@@ -99,6 +99,12 @@ typedef struct AggSpec
 	 * records as input): its input rows are kept instead.  Set by aggregate_is_collected().
 	 */
 	bool collected;
+
+	/*
+	 * True: DISTINCT, and nevertheless not collected: the distinct values are kept, and a transition is made for each
+	 * new one.  Possible if aggregate_is_distinct() and no aggregate of the query is collected.
+	 */
+	bool distinct;
 } AggSpec;
 
 typedef struct GroupingSpec
@@ -122,6 +128,7 @@ typedef struct GroupingSpec
 } GroupingSpec;
 
 extern bool aggregate_is_collected(const Aggref *aggref);
+extern bool aggregate_is_distinct(const Aggref *aggref);
 
 /* What an aggregate gives for no input at all; in the current memory context. */
 extern Datum aggregate_of_nothing(Aggref *aggref, bool *isnull);

@@ -354,6 +354,12 @@ typedef struct FuzzType
 			"-1e3", "\"2026-01-01 00:00:00.5+05:30:15\"", "\"allballs\"", "\"2026-W01-1\"",        \
 			"\"January 8, 1999\""                                                                  \
 	}
+#define UUIDS                                                                                      \
+	{                                                                                              \
+		"\"a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11\"", "\"A0EEBC99-9C0B-4EF8-bB6D-6BB9BD380AfF\"",    \
+			"\"A0EEBC99-9C0B4EF8-BB6D-6BB9BD380A11\"", "\"{a0eebc999c0b4ef8bb6d6bb9bd380a11}\"",   \
+			"\"a0eebc99-9c0b-4ef8-bb6d_6bb9bd380a11\"", "\"a0eebc99-9c0b-4ef8-bb6d-6bb9bd380ag1\"" \
+	}
 #define ARRAYS(v, w)                                                                               \
 	{                                                                                              \
 		"[" v "," w "]", "[]", "[[" v "],[" w "]]", "[[" v "],[" v "," w "]]", "[null," v "]",     \
@@ -411,7 +417,8 @@ static const FuzzType types[] = {
 	{"interval",
 	 {"\"1 day 02:03\"", "\"P1Y2M3DT4H5M6.5S\"", "\"-1-2 +3 -4:5:6\"", "\"@ 1 mon ago\"", "5"}},
 	{"interval(1)", {"\"1.25 s\"", "\"PT0.05S\""}},
-	{"uuid", {"\"A0EEBC99-9C0B4EF8-BB6D-6BB9BD380A11\"", "\"{a0eebc999c0b4ef8bb6d6bb9bd380a11}\""}},
+	{"uuid", UUIDS},
+	{"uuid", UUIDS},
 	{"json",
 	 {"\"\\u00e9\\/\"", "[ 1 ]", "{\"a\":1,\"a\":2}", "1e400", "\"\\ud83d\\ude00\"", "null"}},
 	{"jsonb",
@@ -439,6 +446,11 @@ static const FuzzType types[] = {
 	  "{\"m\":\"x\"}", "{\"t\":\"2026-03-29T02:30:00\"}", "{\"t\":1}", "{\"p\":\"(1,x)\"}",
 	  "{\"d\":-1}"}},
 	{"int4[]", ARRAYS("1", "\"2\"")},
+	{"int2[]", ARRAYS("32768", "\" 7\"")},
+	{"bool[]", ARRAYS("true", "\"off\"")},
+	{"float8[]", ARRAYS("1.5e3", "\"NaN\"")},
+	{"date[]", ARRAYS("\"2026-02-29\"", "\"2026-02-28\"")},
+	{"uuid[]", ARRAYS("\"a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11\"", "\"\\u0061\"")},
 	{"text[]", ARRAYS("\"a\"", "{\"b\":[1]}")},
 	{"json[]", ARRAYS("{\"a\" : 1}", "\"s\"")},
 	{"timestamptz[]", ARRAYS("\"2026-01-01\"", "\"infinity\"")},

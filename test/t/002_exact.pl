@@ -186,6 +186,11 @@ my @aggregates = (
 	'sum(f) FILTER (WHERE abs(f) < 1000)', 'avg(f) FILTER (WHERE abs(f) < 1000)',
 	# aggregates of the user's own: with a combine function, without, and with a state by reference
 	'xor_combined(id)', 'xor_kept(id)', 'longest(t)');
+# DISTINCT that is kept as values, where no other aggregate keeps rows
+my @distinct = (
+	'count(*)', 'sum(a)', 'max(n)', 'count(DISTINCT a)', 'count(DISTINCT t)', 'count(DISTINCT f)', 'count(DISTINCT n)', 'sum(DISTINCT a)',
+	'sum(DISTINCT id)', 'avg(DISTINCT a)', 'count(DISTINCT id) FILTER (WHERE a > 0)', 'count(DISTINCT 10 / a) FILTER (WHERE a > 0)',
+	'sum(DISTINCT id % 100000)');
 my @conditions = (
 	'true', 'a > 0', 'n < 500', "t IS NOT NULL AND k <> 'a'", 'id % 3 <> 0', 'a IS NULL OR a % 2 = 0',
 	'k IN (SELECT k FROM dim)', '(SELECT count(*) FROM dim AS e WHERE e.k = s.t) = 0', "f <> 'NaN'");
@@ -269,7 +274,9 @@ sub random_condition
 
 sub random_aggregates
 {
-	my %chosen = map { $_ => 1 } map { chance(0.5) ? random_aggregate() : pick(@aggregates) } 1 .. 1 + int rand 4;
+	my %chosen = map { $_ => 1 } chance(0.3)
+	  ? map { pick(@distinct) } 1 .. 3
+	  : map { chance(0.5) ? random_aggregate() : pick(@aggregates) } 1 .. 1 + int rand 4;
 	my $i = 0;
 
 	# every query wants columns a and f, for what is bad in a column that nobody wants is not a bad record

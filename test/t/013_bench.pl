@@ -1,5 +1,6 @@
 # Every case of `make bench`, over few records: it runs, and each query's answer is PostgreSQL's own over the same records.
-# No figure counts here, but the cases must be right when they are measured.  And `make bench-stages`, where perf may be used.
+# No figure counts here, but the cases must be right when they are measured.  And `make bench-stages` with its flame graphs,
+# where perf may be used.
 
 use strict;
 use warnings;
@@ -44,14 +45,17 @@ like($@, qr/rows are other than PostgreSQL's/, 'and counted');
 
 SKIP:
 {
-	skip 'perf is missing or may not observe processes', 2
+	skip 'perf is missing or may not observe processes', 3
 	  if (run_command('', 'perf', 'record', '-q', '-o', '/dev/null', '-e', 'task-clock:u', 'true'))[0];
 	local @ENV{qw(BENCH BENCH_RECORDS)} = ('^tumbling 5m, final$', 200_000);
-	my ($status, $out, $err) = run_command('', $^X, 'bench/stages.pl');
+	my ($stacks, $flame) = map { "$ENV{VELO_SCRATCH}/$_" } qw(stacks flame);
+	my ($status, $out, $err) =
+	  run_command('', 'sh', '-c', "$^X bench/stages.pl 3 3> '$stacks' && $^X bench/flame.pl '$stacks' '$flame'");
 
-	skip 'velo was compiled without debugging information', 2 if $err =~ /no debugging information/;
+	skip 'velo was compiled without debugging information', 3 if $err =~ /no debugging information/;
 	is($status, 0, 'bench-stages') or diag $err;
 	like($out, qr/^\| decode \| 120-180 \| [1-9]/m, 'sees what decoding costs') or diag $out;
+	like(Velo::Process::slurp("$flame/tumbling-5m-final.svg"), qr/<title>decode_record: [1-9][\d.]* ns, /, 'and draws it');
 }
 
 done_testing;

@@ -24,6 +24,7 @@
 #	cpu, half_cpu	CPU seconds per million records from the start of its process on; of the second half
 #	others			CPU seconds per million records of the server's other processes
 #	memory			the greatest RssAnon of its process, in MB
+#	pause			the longest time in which it committed nothing, in seconds
 
 package Velo::Bench;
 
@@ -48,7 +49,7 @@ sub new
 	$| = 1;
 	die Velo::Kafka->missing . "\n" if Velo::Kafka->missing;
 	return bless {
-		kafka => Velo::Kafka->new(heap => '1g'),
+		kafka => Velo::Kafka->new(heap => '1g', whole_heap => 1),
 		records => $options{records} // Velo::Bench::Topics::FULL,
 		verify => $options{verify},
 		quiet => $options{quiet},
@@ -219,7 +220,7 @@ sub drain
 	my ($self, $name, $records) = @_;
 	my %figures;
 
-	@figures{qw(rate half_rate cpu half_cpu memory)} = map { length ? $_ : undef }
+	@figures{qw(rate half_rate cpu half_cpu memory pause)} = map { length ? $_ : undef }
 	  split /\|/, $self->server->query('SET statement_timeout = 0; ' . $self->draining($name, $records)), -1;
 	return \%figures;
 }

@@ -23,7 +23,8 @@ sub missing
 	return @jars ? undef : 'test/setup.sh could not get the jars of Apache Kafka from Maven Central';
 }
 
-# options: heap (of the JVM, default 512m), start (default true), listeners (hash of further ones: name => security
+# options: heap (of the JVM, default 512m), whole_heap (it is that large from the start on, as Kafka's own script has it:
+# the broker's pauses come less often), start (default true), listeners (hash of further ones: name => security
 # protocol), properties (hash), scram (list of what StorageTool's --add-scram takes)
 sub new
 {
@@ -33,6 +34,7 @@ sub new
 		dir => $dir,
 		logfile => "$dir/kafka.log",
 		heap => $options{heap} // '512m',
+		whole_heap => $options{whole_heap},
 		port => free_port(),
 		ports => {map { $_ => free_port() } keys %{ $options{listeners} // {} }}
 	}, $class;
@@ -83,7 +85,7 @@ sub java
 {
 	my ($self, $class) = @_;
 
-	return ('java', "-Xmx$self->{heap}", '-XX:+UseSerialGC',
+	return ('java', "-Xmx$self->{heap}", $self->{whole_heap} ? "-Xms$self->{heap}" : (), '-XX:+UseSerialGC',
 		'-Dorg.slf4j.simpleLogger.defaultLogLevel=warn', '-cp', "$ENV{VELO_BUILD}/kafka/lib/*", $class);
 }
 

@@ -33,31 +33,47 @@ sub wait_for_running
 	return;
 }
 
-# A row's latency ends with the commit that makes it visible, as PostgreSQL remembers it.
+# A row's latency ends with the commit that makes it visible, as PostgreSQL remembers it.  What the producer and the broker
+# have to do with it is in the loader's log.
 sub latency
 {
 	my ($bench, $case) = @_;
-	my $seconds = seconds($bench, 20, 3);
+	my $seconds = seconds($bench, 30, 3);
+	my $warm = $seconds / 3;
+	my $log = "$ENV{VELO_SCRATCH}/steady.log";
 	my $pg = $bench->server;
 
 	$bench->kafka->create_topic('steady', 1);
 	$bench->create_query('steady_rows', $case);
 	wait_for_running($bench, 'steady_rows');
-	my (undef, @producer) = $bench->run_loader('steady', 10_000 * $seconds, rate => 10_000);
+	$bench->run_loader('steady', 10_000 * $seconds, rate => 10_000, log => $log);
 	$pg->query(q{SELECT velo.wait('steady_rows')});
-	my @velo = split /\|/, $pg->query(<<'SQL');
-SELECT round(l[1], 1), round(l[2], 1), round(l[3], 1)
-FROM (SELECT percentile_disc('{0.5,0.99,1}'::float8[]) WITHIN GROUP (ORDER BY ms) AS l
-	FROM (SELECT 1000 * extract(epoch FROM pg_xact_commit_timestamp(xmin) - ts) AS ms, ts, min(ts) OVER () AS first
-		FROM steady_rows) AS r
-	WHERE ts > first + interval '2 s') AS p
+	my %ms = map { s/\|(.*)//r => $1 } split /\n/, $pg->query(<<"SQL");
+BEGIN;
+CREATE TABLE log (ts timestamptz, late float8, acknowledged float8);
+COPY log FROM '$log';
+CREATE VIEW times AS
+	SELECT l.*, 1000 * extract(epoch FROM pg_xact_commit_timestamp(s.xmin) - ts)::float8 AS visible
+	FROM steady_rows AS s JOIN log AS l USING (ts)
+	WHERE ts > (SELECT min(ts) FROM log) + interval '$warm s';
+SELECT what, format('p50 %s ms, p99 %s ms, greatest %s ms', round(p[1], 1), round(p[2], 1), round(p[3], 1))
+FROM (SELECT what, percentile_disc('{0.5,0.99,1}'::float8[]) WITHIN GROUP (ORDER BY ms)::numeric[] AS p
+	FROM times, LATERAL (VALUES ('visible', visible), ('late', late), ('acknowledged', acknowledged),
+		('after', visible - acknowledged)) AS v (what, ms)
+	GROUP BY what) AS p
+UNION ALL
+SELECT 'share', round(100 * avg((acknowledged > visible / 2)::int))::text
+FROM times WHERE visible >= (SELECT percentile_disc(0.99) WITHIN GROUP (ORDER BY visible) FROM times);
+ROLLBACK
 SQL
+	die "no row is visible\n" unless $ms{visible};
 	$bench->verify('steady_rows', $case) if $bench->{verify};
 	$bench->drop_query('steady_rows');
 	return (
-		sprintf('latency at 10,000 records/s, produced to visible: p50 %s ms, p99 %s ms, greatest %s ms', @velo),
-		sprintf('the producer meanwhile: later than planned by p50 %s ms, p99 %s ms, greatest %s ms; '
-			  . 'acknowledged after p50 %s ms, p99 %s ms, greatest %s ms', @producer));
+		"latency at 10,000 records/s, produced to visible: $ms{visible}",
+		"the producer meanwhile: later than planned by $ms{late}; acknowledged after $ms{acknowledged}",
+		"from acknowledged to visible: $ms{after}; of the slowest hundredth, $ms{share} % had waited longer for the "
+		  . 'acknowledgement than for velo');
 }
 
 # Of all of velo's processes together, with one query that has nothing to do.
@@ -152,24 +168,30 @@ sub all_change
 	  $records / $took, $figures->{memory};
 }
 
-# A window of close to a million groups: from the record that closes it to its rows.
+# A window of close to a million groups: from the record that closes it to the commit of the last of its rows, and what that
+# means for the records that come meanwhile.
 sub closing
 {
 	my ($bench, $case) = @_;
 	my $pg = $bench->server;
+	my $records = $bench->topic($case->{topic})->{records};
+	my $others = 1000 * seconds($bench, 5, 1);
 
-	$bench->topic($case->{topic});
 	$bench->create_query('bench', $case);
 	die "the query does not come to its end\n" unless $pg->query(q{SELECT velo.wait('bench', '4 min')}) eq 't';
 	my $started = time;
-	# of today, which is later than the records
-	$bench->run_loader($case->{topic}, 1, rate => 1000);
+	# of today, which is later than the records: the first of them closes the window
+	my $loader = spawn("$ENV{VELO_SCRATCH}/load.log", 'TERM', $bench->loader($case->{topic}, $others, rate => 1000));
+	my $figures = $bench->drain('bench', $records + $others);
+	finish($loader, 'TERM');
 	die "the window does not close\n" unless $pg->query(q{SELECT velo.wait('bench', '2 min')}) eq 't';
-	my $took = time - $started;
-	my $groups = $pg->query('SELECT count(*) FROM bench');
+	my ($groups, $took) = split /\|/, $pg->query(<<"SQL");
+SELECT count(*), max(extract(epoch FROM pg_xact_commit_timestamp(xmin))) - $started FROM bench
+SQL
 	$bench->verify('bench', $case) if $bench->{verify};
 	$bench->drop_query('bench');
-	return sprintf '%d groups in a window of EMIT FINAL: closed and written in %.1f s', $groups, $took;
+	return sprintf '%d groups in a window of EMIT FINAL: closed and written in %.1f s; '
+	  . 'others, 1,000 a second, were committed meanwhile with pauses of at most %.0f ms', $groups, $took, 1000 * $figures->{pause};
 }
 
 # Twenty queries over one topic at once, each with a pipeline of its own.

@@ -18,9 +18,11 @@ my $grouped = $tumbling->with(size => undef, emit => undef);
 my $four = $grouped->with(list => 'symbol, avg(price), count(*) AS n, min(price), max(price)', where => undef);
 my $hopping = $tumbling->with(slide => '1m');
 my $appended = Velo::Bench::Query->new(list => 'symbol, price, ts', where => 'price > 100');
-my $general = $tumbling->with(
+my $general_key = $tumbling->with(
 	list => '(ARRAY[symbol])[1] AS symbol, avg(price) AS avg_price, count(*) AS n',
 	group => '(ARRAY[symbol])[1]');
+my $general_condition = $tumbling->with(where => q{price > 100 AND trader ~ '^T'});
+my $general_argument = $tumbling->with(list => 'symbol, avg(sqrt(price)) AS avg_root, count(*) AS n');
 my $joined = $tumbling->with(
 	list => 'sector, avg(price) AS avg_price, count(*) AS n',
 	join => 'JOIN instruments USING (symbol)',
@@ -53,8 +55,12 @@ sub cases
 		{ name => 'group by, no window', topic => 'trades', query => $grouped },
 		{ name => 'group by, four aggregates', topic => 'trades', query => $four },
 		{ name => 'hopping 5m/1m, final', topic => 'trades', query => $hopping },
+		{ name => 'hopping 1h/1m, final', topic => 'trades', query => $hopping->with(size => '1h') },
+		{ name => 'hopping 5m/1s, final', topic => 'trades', query => $hopping->with(slide => '1s') },
 		{ name => 'filter and projection, appended', topic => 'trades', query => $appended },
-		{ name => 'tumbling, a key left to the executor', topic => 'trades', query => $general },
+		{ name => 'tumbling, a key left to the executor', topic => 'trades', query => $general_key },
+		{ name => 'tumbling, a condition left to the executor', topic => 'trades', query => $general_condition },
+		{ name => 'tumbling, an argument left to the executor', topic => 'trades', query => $general_argument },
 		{ name => 'tumbling, velo.vectorized = off', topic => 'trades', query => $tumbling, settings => { 'velo.vectorized' => 'off' } },
 		{ name => 'tumbling, numeric', topic => 'trades', query => $tumbling, price => 'numeric' },
 		{ name => 'tumbling, look-up join', topic => 'trades', query => $joined, prepare => \&make_instruments },
