@@ -353,6 +353,13 @@ struct GroupTable
 	LogChunk *open_chunk;  /* what they will stand in */
 };
 
+/* Has a group kept rows: input of collected aggregates, or the values of DISTINCT? */
+static inline bool
+keeps_rows(const GroupTable *table)
+{
+	return table->collects || table->distinct;
+}
+
 /* Fetch what in_memory() will look at first into the processor's cache. */
 static inline void
 slot_prefetch(const Window *window, uint64 hash)

@@ -122,7 +122,7 @@ bucket_write(GroupTable *table, Window *window, Entry *entry, StringInfo out)
 
 	record_write_keys(table, entry, out);
 	record_write_state(table, entry, out);
-	if (table->collects)
+	if (keeps_rows(table))
 	{
 		uint64 rows = entry->rows == NULL ? 0 : entry->rows->end;
 
@@ -152,7 +152,7 @@ bucket_read(GroupTable *table, Window *window, uint64 hash, StringInfo in, uint8
 		entry = entry_create(table, window, hash, table->probe, table->probe_nulls);
 		entry->group.flags |= flags;
 		record_read_state(table, entry, in);
-		if (table->collects)
+		if (keeps_rows(table))
 			bytes_read(in, &rows, sizeof(rows));
 		if (rows > 0)
 			collected_append(entry, bytes_skip(in, rows), rows);
