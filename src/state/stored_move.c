@@ -17,6 +17,8 @@
 #define LOOK_PAUSE 20
 /* how many slots, or groups, ahead those are fetched into the processor's cache */
 #define PREFETCH 16
+/* the part of the memory for groups that is kept for what the next transaction brings, at most */
+#define GROWTH_SHARE 6
 /* groups of a window, cold or not, that are looked at together */
 #define RANGE_GROUPS (256 * 1024)
 
@@ -236,24 +238,27 @@ stored_move_passed(GroupTable *table, TimestampTz watermark)
 }
 
 /*
- * When the groups take more than half of the pipeline's memory, move about half of them into the store: those that
- * were not touched for longest.
+ * When the groups take more than half of the pipeline's memory, or are about to, move about half of them into the store:
+ * those that were not touched for longest.
  */
 void
 stored_move_cold(GroupTable *table)
 {
 	ColdRule rule = {.watermark = DT_NOBEGIN};
+	Size allocated = MemoryContextMemAllocated(table->context, true);
+	Size growth = allocated > table->allocated ? allocated - table->allocated : 0;
 	int64 looked = 0;
-	Size left;
 
+	table->allocated = allocated;
+	/* the next transaction may bring as much as this one; what brings most of all at once is rather a beginning */
 	if (!table->hashable || table->spec->nkeys == 0 ||
-		MemoryContextMemAllocated(table->context, true) <= table->move_at)
+		allocated + Min(growth, table->memory_limit / GROWTH_SHARE) <= table->move_at)
 		return;
 	rule.age = median_age(table);
 	for (int i = 0; i < table->nwindows; i++)
 		if (move_window(table, table->windows[i], &rule, &looked))
 			window_rebuild(table, table->windows[i]);
+	table->allocated = MemoryContextMemAllocated(table->context, true);
 	/* where little could be moved, don't try again at once */
-	left = MemoryContextMemAllocated(table->context, true);
-	table->move_at = Max(table->memory_limit, left + left / 4);
+	table->move_at = Max(table->memory_limit, table->allocated + table->allocated / 4);
 }
