@@ -276,6 +276,7 @@ struct GroupTable
 	int pipeline;
 	Size memory_limit; /* above which cold groups are moved out */
 	Size move_at;      /* the same, or more after an attempt that moved little */
+	Size allocated;    /* what they took at the last checkpoint */
 	/* when to look next for groups whose bin has passed: by the watermark, and not before by the wall clock */
 	TimestampTz passes_at;
 	TimestampTz look_at;

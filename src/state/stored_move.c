@@ -17,6 +17,10 @@
 #define LOOK_PAUSE 20
 /* how many slots, or groups, ahead those are fetched into the processor's cache */
 #define PREFETCH 16
+/* the part of the memory for groups that is kept for what the next transaction brings, at most */
+#define GROWTH_SHARE 6
+/* groups of a window, cold or not, that are looked at together */
+#define RANGE_GROUPS (256 * 1024)
 
 /* ------------------------------------------------------------------ which */
 
@@ -88,82 +92,108 @@ is_cold(const GroupTable *table, const Window *window, uint64 hash, const ColdRu
 	return true;
 }
 
-/* The groups of cold buckets of a window, palloc'd. */
-static HashSlot *
-find_cold(const GroupTable *table, const Window *window, const ColdRule *rule, int64 *ncold)
+/* Groups that are to move, of whole buckets. */
+typedef struct ColdGroups
 {
-	int64 max = 1024;
-	int64 n = 0;
-	HashSlot *cold = MemoryContextAlloc(table->context, sizeof(HashSlot) * max);
+	HashSlot *slots;
+	int64 n;
+	int64 max;
+} ColdGroups;
 
+/* The groups of cold buckets of a window with hashes in [from, to]. */
+static void
+find_cold(const GroupTable *table, const Window *window, const ColdRule *rule, uint64 from,
+		  uint64 to, ColdGroups *cold)
+{
+	cold->n = 0;
 	for (uint64 slot = 0; slot <= window->mask; slot++)
 	{
 		const Entry *entry = window->slots[slot].entry;
+		const HashSlot *ahead = &window->slots[(slot + PREFETCH) & window->mask];
+		uint64 hash = window->slots[slot].hash;
 
-		__builtin_prefetch(window->slots[(slot + PREFETCH) & window->mask].entry);
-		if (entry == NULL || (entry->group.flags & ENTRY_GONE) != 0 ||
-			!is_cold(table, window, window->slots[slot].hash, rule))
+		if (ahead->hash >= from && ahead->hash <= to)
+			__builtin_prefetch(ahead->entry);
+		if (entry == NULL || hash < from || hash > to || (entry->group.flags & ENTRY_GONE) != 0 ||
+			!is_cold(table, window, hash, rule))
 			continue;
-		if (n == max)
+		if (cold->n == cold->max)
 		{
-			max *= 2;
-			cold = repalloc_huge(cold, sizeof(HashSlot) * max);
+			cold->max *= 2;
+			cold->slots = repalloc_huge(cold->slots, sizeof(HashSlot) * cold->max);
 		}
-		cold[n++] = window->slots[slot];
+		cold->slots[cold->n++] = window->slots[slot];
 	}
-	*ncold = n;
-	return cold;
 }
 
 /* ------------------------------------------------------------------ moving */
 
-/* Write a run of these groups, which are sorted by hash and of whole buckets. */
+/* Append these groups to a run, in the order of their hashes. */
 static void
-write_run(GroupTable *table, Window *window, const HashSlot *groups, int64 n)
+write_cold(GroupTable *table, Window *window, RunWriter *writer, const ColdGroups *cold)
 {
-	Run *run = run_add(table, window, 0, table->next_run);
-	MemoryContext old;
-	RunWriter *writer;
+	const HashSlot *slots = cold->slots;
+	MemoryContext old = MemoryContextSwitchTo(table->temp);
 
-	run_filter_create(table, run, n);
-	writer = run_writer_begin(table, run);
-	old = MemoryContextSwitchTo(table->temp);
-	for (int64 i = 0; i < n; i++)
+	for (int64 i = 0; i < cold->n; i++)
 	{
-		if (i + PREFETCH < n)
-			group_prefetch(&groups[i + PREFETCH].entry->group);
-		bucket_write(table, window, groups[i].entry, run_writer_bytes(writer));
-		if (i + 1 == n || groups[i + 1].hash != groups[i].hash)
-			run_writer_add(writer, groups[i].hash);
+		if (i + PREFETCH < cold->n)
+			group_prefetch(&slots[i + PREFETCH].entry->group);
+		bucket_write(table, window, slots[i].entry, run_writer_bytes(writer));
+		if (i + 1 == cold->n || slots[i + 1].hash != slots[i].hash)
+			run_writer_add(writer, slots[i].hash);
 		MemoryContextReset(table->temp);
 	}
 	MemoryContextSwitchTo(old);
-	run_writer_end(writer);
+}
+
+/* A run for what is about to move out of a window. */
+static RunWriter *
+begin_run(GroupTable *table, Window *window)
+{
+	Run *run = run_add(table, window, 0, table->next_run);
+
+	/* about half of the groups are cold, those of a bin that has passed more; too few bits are still of use */
+	run_filter_create(table, run, (window->nentries - window->ngone) / 2 + 1);
+	return run_writer_begin(table, run);
 }
 
 /*
  * Move the cold buckets of a window into a run; true if there were any.  Adds to *looked how many microseconds it took to
- * look for them.
+ * look for them.  They are taken by ranges of the hash, for which all are looked through each time: that costs less than
+ * memory for as many as there may be, just when it is short.
  */
 static bool
 move_window(GroupTable *table, Window *window, const ColdRule *rule, int64 *looked)
 {
-	TimestampTz begin = GetCurrentTimestamp();
-	int64 n;
-	HashSlot *cold = find_cold(table, window, rule, &n);
+	ColdGroups cold = {.max = 1024};
+	int64 nranges = (window->nentries - window->ngone) / RANGE_GROUPS + 1;
+	RunWriter *writer = NULL;
 
-	*looked += GetCurrentTimestamp() - begin;
-	if (n > 0)
+	cold.slots = MemoryContextAlloc(table->context, sizeof(HashSlot) * cold.max);
+	for (int64 i = 0; i < nranges; i++)
 	{
-		sort_by_hash(cold, n);
-		write_run(table, window, cold, n);
-		count_stored(table, window, n);
-		log_forget_moved(table, window, cold, n);
-		for (int64 i = 0; i < n; i++)
-			entry_left(cold[i].entry);
+		TimestampTz begin = GetCurrentTimestamp();
+		uint64 width = PG_UINT64_MAX / nranges;
+
+		find_cold(table, window, rule, width * i + (i > 0),
+				  i + 1 < nranges ? width * (i + 1) : PG_UINT64_MAX, &cold);
+		*looked += GetCurrentTimestamp() - begin;
+		if (cold.n == 0)
+			continue;
+		if (writer == NULL)
+			writer = begin_run(table, window);
+		sort_by_hash(cold.slots, cold.n);
+		write_cold(table, window, writer, &cold);
+		count_stored(table, window, cold.n);
+		log_forget_moved(table, window, cold.slots, cold.n);
+		for (int64 k = 0; k < cold.n; k++)
+			entry_left(cold.slots[k].entry);
 	}
-	pfree(cold);
-	return n > 0;
+	if (writer != NULL)
+		run_writer_end(writer);
+	pfree(cold.slots);
+	return writer != NULL;
 }
 
 /* The end of the bin that a time falls into. */
@@ -208,24 +238,27 @@ stored_move_passed(GroupTable *table, TimestampTz watermark)
 }
 
 /*
- * When the groups take more than half of the pipeline's memory, move about half of them into the store: those that
- * were not touched for longest.
+ * When the groups take more than half of the pipeline's memory, or are about to, move about half of them into the store:
+ * those that were not touched for longest.
  */
 void
 stored_move_cold(GroupTable *table)
 {
 	ColdRule rule = {.watermark = DT_NOBEGIN};
+	Size allocated = MemoryContextMemAllocated(table->context, true);
+	Size growth = allocated > table->allocated ? allocated - table->allocated : 0;
 	int64 looked = 0;
-	Size left;
 
+	table->allocated = allocated;
+	/* the next transaction may bring as much as this one; what brings most of all at once is rather a beginning */
 	if (!table->hashable || table->spec->nkeys == 0 ||
-		MemoryContextMemAllocated(table->context, true) <= table->move_at)
+		allocated + Min(growth, table->memory_limit / GROWTH_SHARE) <= table->move_at)
 		return;
 	rule.age = median_age(table);
 	for (int i = 0; i < table->nwindows; i++)
 		if (move_window(table, table->windows[i], &rule, &looked))
 			window_rebuild(table, table->windows[i]);
+	table->allocated = MemoryContextMemAllocated(table->context, true);
 	/* where little could be moved, don't try again at once */
-	left = MemoryContextMemAllocated(table->context, true);
-	table->move_at = Max(table->memory_limit, left + left / 4);
+	table->move_at = Max(table->memory_limit, table->allocated + table->allocated / 4);
 }
