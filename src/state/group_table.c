@@ -100,7 +100,6 @@ window_get(GroupTable *table, TimestampTz start)
 	window->start = start;
 	window->end = spec->kind == WINDOW_NONE ? DT_NOEND : window_end(spec, start);
 	window->close = close_time(spec, window->end);
-	window->stored_to = DT_NOBEGIN;
 	window_init(table, window);
 
 	if (table->nwindows == table->max_windows)

@@ -244,8 +244,7 @@ struct Window
 	int64 ngone;
 	/* groups of it that are stored; of a table of one pipeline only those that are not in memory */
 	int64 nstored;
-	TimestampTz stored_to; /* with a spec->bin, the greatest one of those, or more */
-	Run **runs;            /* that they are stored in, newest first; NULL: none ever */
+	Run **runs; /* that they are stored in, newest first; NULL: none ever */
 	int nruns;
 	int max_runs;
 	bool logged;         /* the log has records of it */
@@ -563,7 +562,7 @@ extern void stored_save_windows(GroupTable *table);
 extern bool stored_is_empty(Oid query, int pipeline);
 extern bool in_memory(const Window *window, uint64 hash, bool gone);
 extern void count_stored(GroupTable *table, Window *window, int64 n);
-extern void bucket_write(GroupTable *table, Window *window, Entry *entry, StringInfo out);
+extern void bucket_write(GroupTable *table, Entry *entry, StringInfo out);
 extern int bucket_read(GroupTable *table, Window *window, uint64 hash, StringInfo in, uint8 flags);
 
 /* stored_shared.c */

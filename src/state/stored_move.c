@@ -130,7 +130,7 @@ find_cold(const GroupTable *table, const Window *window, const ColdRule *rule, u
 
 /* Append these groups to a run, in the order of their hashes. */
 static void
-write_cold(GroupTable *table, Window *window, RunWriter *writer, const ColdGroups *cold)
+write_cold(GroupTable *table, RunWriter *writer, const ColdGroups *cold)
 {
 	const HashSlot *slots = cold->slots;
 	MemoryContext old = MemoryContextSwitchTo(table->temp);
@@ -139,7 +139,7 @@ write_cold(GroupTable *table, Window *window, RunWriter *writer, const ColdGroup
 	{
 		if (i + PREFETCH < cold->n)
 			group_prefetch(&slots[i + PREFETCH].entry->group);
-		bucket_write(table, window, slots[i].entry, run_writer_bytes(writer));
+		bucket_write(table, slots[i].entry, run_writer_bytes(writer));
 		if (i + 1 == cold->n || slots[i + 1].hash != slots[i].hash)
 			run_writer_add(writer, slots[i].hash);
 		MemoryContextReset(table->temp);
@@ -184,7 +184,7 @@ move_window(GroupTable *table, Window *window, const ColdRule *rule, int64 *look
 		if (writer == NULL)
 			writer = begin_run(table, window);
 		sort_by_hash(cold.slots, cold.n);
-		write_cold(table, window, writer, &cold);
+		write_cold(table, writer, &cold);
 		count_stored(table, window, cold.n);
 		log_forget_moved(table, window, cold.slots, cold.n);
 		for (int64 k = 0; k < cold.n; k++)
