@@ -552,7 +552,7 @@ struct Run
 /* stored.c */
 extern void stored_refresh(GroupTable *table);
 extern void stored_fetch(GroupTable *table, const InputRows *rows, TimestampTz closed);
-extern void stored_fetch_like(GroupTable *table, const GroupTable *source);
+extern void stored_fetch_like(GroupTable *table, const Window *like);
 extern void stored_fetch_one(GroupTable *table, TimestampTz start, uint64 hash);
 extern void stored_take(GroupTable *table, Window *window, int max);
 extern void stored_drop_taken(GroupTable *table, Window *window);
@@ -584,7 +584,6 @@ extern void runs_learn(GroupTable *table);
 extern void runs_fetch(GroupTable *table, const Wanted *wanted, int64 nwanted);
 extern void runs_take_slice(GroupTable *table, Window *window, uint64 to);
 extern void runs_delete_slice(GroupTable *table, Window *window, uint64 to);
-extern void runs_take_all(GroupTable *table);
 
 /* run_filter.c */
 extern void run_filter_create(GroupTable *table, Run *run, int64 groups);

@@ -279,9 +279,11 @@ extern bool group_state_is_private(Oid query, int pipeline);
 
 /*
  * Fold the groups of "source", a table of one pipeline, into another of the same grouping, and delete what makes
- * "source" durable; destroy it afterwards.  Groups whose row this changes, or that have none yet, count as changed.
+ * "source" durable.  Groups whose row this changes, or that have none yet, count as changed.  Returns false when that was
+ * all, and "source" is to be destroyed; until then call again, after a checkpoint of "table", for memory has no room for
+ * all cold groups at once.  Within one transaction.
  */
-extern void group_table_fold(GroupTable *table, GroupTable *source);
+extern bool group_table_fold(GroupTable *table, GroupTable *source);
 
 /*
  * The same for partial groups that are nowhere but in memory; "source" is empty afterwards, to be filled again.  May

@@ -9,7 +9,7 @@
  *	stored_runs.c	those of one pipeline many at once, and never again: what is fetched is as good as gone
  *
  * Here is what both have in common: which windows have stored groups, which of them rows want, and how they leave a
- * window that closes.  A window with stored groups has a row of its own, with their number and their runs.
+ * window that closes, or all windows.  A window with stored groups has a row of its own, with their number and their runs.
  */
 #include "state/stored.h"
 
@@ -18,6 +18,8 @@
 
 /* rows ahead of which is looked what of them is in memory, and what in runs */
 #define PREFETCH_ROWS 16
+/* the part of the memory for groups that those may take, as bytes, which leave a window together */
+#define SLICE_SHARE 4
 
 /* ------------------------------------------------------------------ keys */
 
@@ -423,23 +425,19 @@ stored_fetch(GroupTable *table, const InputRows *rows, TimestampTz closed)
 	fetch_wanted(table, &wanted);
 }
 
-/* Bring the groups that another table has into the memory of this one, which is shared, where they are stored. */
+/* Bring the groups that a window of another table has into the memory of this one, which is shared, where they are stored. */
 void
-stored_fetch_like(GroupTable *table, const GroupTable *source)
+stored_fetch_like(GroupTable *table, const Window *like)
 {
 	WantedList wanted = {0};
+	const Window *window;
 
 	Assert(table->shared);
 	stored_refresh(table);
-	for (int w = 0; w < source->nwindows && table->nstored > 0; w++)
-	{
-		const Window *like = source->windows[w];
-		const Window *window = window_find(table, like->start);
-
-		for (uint64 i = 0; window != NULL && i <= like->mask; i++)
-			if (like->slots[i].entry != NULL)
-				want(table, &wanted, window, like->slots[i].hash);
-	}
+	window = window_find(table, like->start);
+	for (uint64 i = 0; window != NULL && i <= like->mask; i++)
+		if (like->slots[i].entry != NULL)
+			want(table, &wanted, window, like->slots[i].hash);
 	fetch_wanted(table, &wanted);
 }
 
@@ -462,12 +460,19 @@ stored_fetch_one(GroupTable *table, TimestampTz start, uint64 hash)
 
 /*
  * Stored groups leave a window that closes by slices of the hash: into how many are those cut that are still there, if
- * one is to have "max" groups at most, about?
+ * one is to have "max" groups at most, about, and not to take too much of the memory?
  */
 static uint64
 slices_left(const GroupTable *table, const Window *window, int max)
 {
-	return table->hashable ? window->nstored / max + 1 : 1;
+	Size slice_bytes = table->memory_limit / SLICE_SHARE;
+	int64 bytes = 0;
+
+	if (!table->hashable)
+		return 1;
+	for (int i = 0; i < window->nruns; i++)
+		bytes += window->runs[i]->bytes;
+	return Max(window->nstored / max, bytes / slice_bytes) + 1;
 }
 
 /* The last hash of the next slice. */

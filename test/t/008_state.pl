@@ -11,7 +11,7 @@ use Velo::Server;
 plan skip_all => Velo::Kafka->missing if Velo::Kafka->missing;
 
 my $kafka = Velo::Kafka->new;
-my $pg = Velo::Server->new(conf => {TimeZone => 'UTC', 'velo.retry_max_delay' => '1 s'});
+my $pg = Velo::Server->new(conf => {TimeZone => 'UTC', 'velo.retry_max_delay' => '1 s', shared_buffers => '32MB'});
 
 $pg->query('CREATE EXTENSION velo');
 
@@ -176,6 +176,26 @@ sub crash
 	$is_right->('moved', 'when its groups are shared');
 	is($pg->query('SELECT count(*) FROM velo.query_run'), 0, 'moved: no runs are left then');
 	$pg->query(q{SELECT velo.drop_query('moved')});
+}
+
+# Groups that take many times the memory are shared in parts of what there is room for.
+{
+	my ($n, $repeats) = (1500, 3200);
+
+	create_stream('large', 2, q{key => 'k'});
+	produce('large', map { [ 0, $_, 0 ] } 1 .. $n);
+	$pg->query("SELECT velo.create_query('folded', 'SELECT k, md5(max(repeat(md5(k::text), $repeats))) AS m, count(*) AS n FROM large GROUP BY k', "
+		  . q{pipelines => 1, options => '{"pipeline_memory": "8 MB", "batch_size": 100}')});
+	done('folded');
+	is($pg->query(q{SELECT sum(length(data)) > 100000000 FROM velo.query_run}), 't', 'folded: much is stored');
+	$pg->query(q{SELECT velo.alter_query('folded', '{"pipelines": 2}')});
+	produce('large', map { [ 1, $_, 0 ] } 1 .. 100);
+	done('folded');
+	my ($most) = sort { $b <=> $a } map { Velo::Process::slurp("/proc/$_/status") =~ /VmHWM:\s*(\d+) kB/ } $pg->pipeline_pids('folded');
+	cmp_ok($most, '<', 130_000, 'folded: but never all of it in memory');
+	is($pg->query("SELECT count(*), sum(n), bool_and(m = md5(repeat(md5(k::text), $repeats))) FROM folded"), "$n|@{[$n + 100]}|t", 'folded: the answer is right');
+	is($pg->query('SELECT count(*) FROM velo.query_run'), 0, 'folded: no runs are left');
+	$pg->query(q{SELECT velo.drop_query('folded')});
 }
 
 # Groups with the same hash move together and come back together, also those that no record has asked for.
