@@ -425,7 +425,7 @@ stored_fetch(GroupTable *table, const InputRows *rows, TimestampTz closed)
 	fetch_wanted(table, &wanted);
 }
 
-/* Bring the groups that a window of another table has into the memory of this one, which is shared, where they are stored. */
+/* The same for the groups that a window of another table has, into this one, which is shared. */
 void
 stored_fetch_like(GroupTable *table, const Window *like)
 {
@@ -465,7 +465,7 @@ stored_fetch_one(GroupTable *table, TimestampTz start, uint64 hash)
 static uint64
 slices_left(const GroupTable *table, const Window *window, int max)
 {
-	Size slice_bytes = table->memory_limit / SLICE_SHARE;
+	int64 slice_bytes = table->memory_limit / SLICE_SHARE;
 	int64 bytes = 0;
 
 	if (!table->hashable)
