@@ -201,17 +201,6 @@ load_groups(Pipeline *pipeline)
 	group_table_load(pipeline->groups);
 }
 
-/* Windows of a merged query close when all of its groups are shared, not before. */
-static bool
-all_groups_are_shared(Pipeline *pipeline)
-{
-	for (int i = 0; i < MAX_PIPELINES_PER_QUERY && !pipeline->all_shared; i++)
-		if (group_state_is_private(pipeline->id, i))
-			return false;
-	pipeline->all_shared = true;
-	return true;
-}
-
 static int64
 effective_idle_timeout(const QueryInfo *query, const StreamInfo *info)
 {
@@ -795,7 +784,7 @@ settle_windows(Pipeline *pipeline, TimestampTz until)
 		watermark = query_watermark(pipeline, now);
 	}
 	pipeline->behind = false;
-	if (pipeline->query->windowed && (!pipeline->query->merged || all_groups_are_shared(pipeline)))
+	if (pipeline->query->windowed)
 		close_passed_windows(pipeline, watermark, until);
 	return watermark;
 }
@@ -827,8 +816,6 @@ finish_if_stopped(Pipeline *pipeline, TimestampTz until)
 	last = pipeline->query->npipelines <= 1 || siblings_stopped(pipeline);
 	if (pipeline->groups != NULL && last)
 	{
-		if (pipeline->query->merged && !all_groups_are_shared(pipeline))
-			return true;
 		if (!close_windows(pipeline, DT_NOEND, until))
 		{
 			pipeline->closing = true;
@@ -868,15 +855,15 @@ become_merged(Pipeline *pipeline)
 }
 
 /*
- * A merged query: fold what pipelines have kept of their own, this one's share of them, into the shared groups, and
- * write what that changes.
+ * A merged query: fold what pipelines have kept of their own into the shared groups, and write what that changes.  All of
+ * it, whoever comes first: what one pipeline wrote of a group while another had its part would not be true.
  */
 static void
 fold_private_groups(Pipeline *pipeline)
 {
 	QueryInfo *query = pipeline->query;
 
-	for (int i = pipeline->number; i < MAX_PIPELINES_PER_QUERY; i += query->npipelines)
+	for (int i = 0; i < MAX_PIPELINES_PER_QUERY; i++)
 	{
 		GroupTable *own;
 
@@ -1243,7 +1230,7 @@ transaction_is_due(Pipeline *pipeline)
 
 	due |= skip_control_records(pipeline);
 	due |= topic_id_is_news(pipeline);
-	due |= pipeline->query->windowed && next_event_time_action(pipeline, now) <= now;
+	due |= pipeline->query->windowed && next_event_time_action(pipeline) <= now;
 	due |= pipeline->unproven && pipeline->trouble == SOURCE_FINE && caught_up(pipeline);
 	due |= told_of_change();
 	return due;
@@ -1253,7 +1240,7 @@ static long
 time_to_wait(Pipeline *pipeline)
 {
 	TimestampTz now = GetCurrentTimestamp();
-	TimestampTz until = next_event_time_action(pipeline, now);
+	TimestampTz until = next_event_time_action(pipeline);
 
 	if (pipeline->trouble != SOURCE_FINE)
 		until = Min(until, now + TROUBLE_CHECK_MS * US_PER_MS);
@@ -1293,7 +1280,6 @@ pipeline_run(Oid query, int number, int generation)
 			publish_rate(pipeline);
 			if (wait_for_events(pipeline, time_to_wait(pipeline)))
 				pipeline->due |= pipeline->query->npipelines > 1 && pipeline->query->windowed;
-			pipeline->due |= waits_for_siblings(pipeline);
 		}
 	}
 	tear_down(pipeline);
