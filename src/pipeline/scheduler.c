@@ -409,6 +409,7 @@ start_pipeline(WantedPipeline *pipeline)
 	slot = slot_take(&pipeline->start, restarts);
 	if (slot < 0)
 		return "velo.max_pipelines";
+	VELO_INJECTION_POINT("before-start-pipeline");
 
 	snprintf(worker.bgw_name, BGW_MAXLEN, "velo pipeline %d of query %s", pipeline->start.pipeline,
 			 pipeline->name);
@@ -444,6 +445,7 @@ start_pipeline(WantedPipeline *pipeline)
 	started[slot].start = pipeline->start;
 	started[slot].handle = handle;
 	started[slot].restarts = restarts;
+	VELO_INJECTION_POINT("after-start-pipeline");
 	return NULL;
 }
 

@@ -198,7 +198,9 @@ load_groups(Pipeline *pipeline)
 			group_table_create(pipeline->plan->grouped->grouping, pipeline->id, pipeline->number,
 							   pipeline->query->options.pipeline_memory, false);
 	MemoryContextSwitchTo(old);
+	VELO_INJECTION_POINT("before-load");
 	group_table_load(pipeline->groups);
+	VELO_INJECTION_POINT("after-load");
 }
 
 static int64
@@ -748,6 +750,7 @@ close_passed_windows(Pipeline *pipeline, TimestampTz watermark, TimestampTz unti
 		return;
 	pipeline->closed = watermark;
 	pipeline->written = watermark;
+	VELO_INJECTION_POINT("before-close");
 	if (!close_windows(pipeline, watermark, until))
 	{
 		/* up to the first that is still there */
@@ -849,6 +852,7 @@ become_merged(Pipeline *pipeline)
 					  errdetail("Two pipelines have met the same value of key of stream \"%s\".",
 								pipeline->streams[0].info->name)));
 		query_set_merged(pipeline->id);
+		VELO_INJECTION_POINT("become-merged");
 		pipeline_notify_at_commit();
 	}
 	commit_transaction();
@@ -873,12 +877,14 @@ fold_private_groups(Pipeline *pipeline)
 		own = group_table_create(pipeline->plan->grouped->grouping, pipeline->id, i,
 								 query->options.pipeline_memory, false);
 		group_table_load(own);
+		VELO_INJECTION_POINT("before-fold-private");
 		group_table_fold(pipeline->groups, own);
 		group_table_destroy(own);
 		MemoryContextSwitchTo(pipeline->round_context);
 		emit_changed(pipeline);
 		/* the shared groups leave memory, which those of the next pipeline may need */
 		group_table_checkpoint(pipeline->groups, DT_NOBEGIN);
+		VELO_INJECTION_POINT("after-fold-private");
 	}
 }
 
@@ -912,7 +918,9 @@ fold_partial_groups(Pipeline *pipeline)
 	if (group_table_next_close(pipeline->partial) <= pipeline->closed)
 		return false;
 	pipeline->stage = STAGE_FOLD;
+	VELO_INJECTION_POINT("before-fold");
 	group_table_fold_partial(pipeline->groups, pipeline->partial);
+	VELO_INJECTION_POINT("after-fold");
 	return true;
 }
 
@@ -940,6 +948,7 @@ transaction(Pipeline *pipeline)
 	TimestampTz stage_start;
 
 	begin_transaction();
+	VELO_INJECTION_POINT("begin");
 	lock_valid_plan(pipeline);
 	LockRelationOid(query->target, RowExclusiveLock);
 	if (!query_enter(pipeline->id, query->generation, &pipeline->advanced))
@@ -1004,8 +1013,10 @@ transaction(Pipeline *pipeline)
 		record_stage(METRIC_WRITE, GetCurrentTimestamp() - stage_start);
 	pipeline->stage = STAGE_COMMIT;
 	stage_start = GetCurrentTimestamp();
+	VELO_INJECTION_POINT("before-checkpoint");
 	if (pipeline->groups != NULL)
 		group_table_checkpoint(pipeline->groups, watermark);
+	VELO_INJECTION_POINT("after-checkpoint");
 	save_partitions(pipeline);
 	pipeline->counters.closed = pipeline->closed;
 	pipeline->counters.written = pipeline->written;
@@ -1024,7 +1035,9 @@ transaction(Pipeline *pipeline)
 	/* who waits for the commit finds the query running */
 	if (proven)
 		pipeline_set_state(PIPELINE_RUNNING);
+	VELO_INJECTION_POINT("before-commit");
 	commit_transaction();
+	VELO_INJECTION_POINT("after-commit");
 	pipeline->unproven &= !proven;
 	record_stage(METRIC_COMMIT, GetCurrentTimestamp() - stage_start);
 	MemoryContextSwitchTo(pipeline->context);
@@ -1073,6 +1086,7 @@ committed(Pipeline *pipeline)
 	if (watermark_moved && pipeline->query->npipelines > 1)
 		pipeline_wake_siblings(pipeline->id);
 	publish_figures(pipeline);
+	VELO_INJECTION_POINT("after-publish");
 }
 
 /* ---------------------------------------------------------------- after a failure */
@@ -1264,8 +1278,9 @@ pipeline_run(Oid query, int number, int generation)
 	while (!told_to_stop() && !pipeline->all_stopped && pipeline->failed == NULL)
 	{
 		yield_if_asked();
-		if (!pipeline->behind)
-			(void) gather(pipeline);
+		VELO_INJECTION_POINT("before-poll");
+		if (!pipeline->behind && gather(pipeline) > 0)
+			VELO_INJECTION_POINT("after-poll");
 		AcceptInvalidationMessages();
 		if (streams_are_stale || settings_changed() || !watch_sources(pipeline))
 			break;
