@@ -321,8 +321,7 @@ struct GroupTable
 	StateGroup **result; /* what take_changed() and take_closed() return */
 	int nresult;
 	int max_result;
-	bool takes_changed; /* take_changed() is called at all */
-	Window *closing;    /* whose groups take_closed() returned; NULL: none */
+	Window *closing; /* whose groups take_closed() returned; NULL: none */
 
 	/* what the current record did */
 	UndoStep *undo_steps;

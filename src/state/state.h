@@ -270,7 +270,8 @@ extern void group_touch(GroupTable *table, StateGroup *group);
 /*
  * Make the table durable in the running transaction: append what changed since the last checkpoint, compact some of
  * what is old, move cold groups out: those whose bin the query's watermark has passed, and others when memory is short.
- * Call just before the commit; and of a shared table, whose groups all leave memory then, whenever that is wanted.
+ * Call just before the commit, when nothing has changed since group_table_take_changed(); and of a shared table, whose
+ * groups all leave memory then, whenever that is wanted.
  */
 extern void group_table_checkpoint(GroupTable *table, TimestampTz watermark);
 

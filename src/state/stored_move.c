@@ -76,7 +76,7 @@ has_passed(const GroupTable *table, const Entry *entry, TimestampTz watermark)
 			   watermark;
 }
 
-/* May a bucket leave memory?  Not before what changed in it was taken for emission. */
+/* May a bucket leave memory? */
 static bool
 is_cold(const GroupTable *table, const Window *window, uint64 hash, const ColdRule *rule)
 {
@@ -85,8 +85,7 @@ is_cold(const GroupTable *table, const Window *window, uint64 hash, const ColdRu
 		const Entry *entry = window->slots[i].entry;
 
 		if (window->slots[i].hash == hash && (entry->group.flags & ENTRY_GONE) == 0 &&
-			((entry->group.touched > rule->age && !has_passed(table, entry, rule->watermark)) ||
-			 (table->takes_changed && (entry->group.flags & ENTRY_CHANGED) != 0)))
+			entry->group.touched > rule->age && !has_passed(table, entry, rule->watermark))
 			return false;
 	}
 	return true;

@@ -204,7 +204,7 @@ sub crash
 
 # Groups with the same hash move together and come back together, also those that no record has asked for.
 {
-	my $select = 'SELECT k::text::poor AS k, count(*) AS n, md5(max(repeat(md5(k::text), 60))) AS long FROM cold GROUP BY 1';
+	my $select = 'SELECT k::text::poor AS k, count(*) AS n, md5(max(repeat(md5(k::text), 60))) AS long FROM crowded GROUP BY 1';
 
 	$pg->query(<<'SQL');
 CREATE TYPE poor;
@@ -229,7 +229,10 @@ CREATE OPERATOR CLASS poor_ops DEFAULT FOR TYPE poor USING hash AS OPERATOR 1 =,
 CREATE OPERATOR CLASS poor_btree_ops DEFAULT FOR TYPE poor USING btree AS
 	OPERATOR 1 <, OPERATOR 2 <=, OPERATOR 3 =, OPERATOR 4 >=, OPERATOR 5 >, FUNCTION 1 poor_cmp(poor, poor);
 SQL
-	$pg->query("SELECT velo.create_query('colliding', '$select', pipelines => 1, options => '{\"pipeline_memory\": \"8 MB\", \"batch_size\": 500}')");
+	# those of one hash after those of another, and once more, so that there are always some that have gone cold
+	create_stream('crowded', 2, q{key => 'k'});
+	produce('crowded', (map { [ 0, $_, 0 ] } sort { $a % 300 <=> $b % 300 } 1 .. 4000) x 2);
+	$pg->query("SELECT velo.create_query('colliding', '$select', pipelines => 1, options => '{\"pipeline_memory\": \"8 MB\", \"batch_size\": 500, \"commit_interval\": \"1 ms\"}')");
 	done('colliding');
 	cmp_ok(stored('colliding'), '>', 1000, 'colliding: groups are stored');
 	for my $part (0 .. 4)
@@ -237,7 +240,7 @@ SQL
 		# one of each ten with the same hash, and after the crash another one
 		for my $k (0, 300)
 		{
-			produce('cold', map { [ 0, 1 + $k + 600 * $part + $_, 0 ] } 0 .. 99);
+			produce('crowded', map { [ 0, 1 + $k + 600 * $part + $_, 0 ] } 0 .. 99);
 			done('colliding');
 			crash();
 		}
