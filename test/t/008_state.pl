@@ -264,8 +264,8 @@ SQL
 		$x ^= ($x >> 30) ^ ($x >> 60);
 		return unpack 'q', pack 'Q', $x;
 	};
-	my @keys = map { $key->($_) } 0 .. 1999, (1 << 63) - 1, 1 << 63, map { ~0 - $_ } reverse 0 .. 19;
-	my $select = 'SELECT k, count(*) AS n, md5(max(repeat(md5(k::text), 100))) AS m FROM ends';
+	my @keys = map { $key->($_) } 0 .. 5999, (3 << 62) - 1, 3 << 62, map { ~0 - $_ } reverse 0 .. 19;
+	my $select = 'SELECT k, count(*) AS n, md5(max(repeat(md5(k::text), 30))) AS m FROM ends';
 	my %texts = (
 		ends_kept => [ "$select GROUP BY k", 1 ],
 		ends_final => [ "$select WINDOW TUMBLING(1h) GROUP BY k", 1 ],
@@ -275,7 +275,7 @@ SQL
 	$pg->query("SELECT velo.create_stream('ends', columns => 'k bigint, ts timestamptz', brokers => '@{[$kafka->brokers]}', "
 		  . q{event_time => 'ts', watermark => '0 s')});
 	$pg->query(qq{SELECT velo.create_query('$_', '$texts{$_}[0]', pipelines => $texts{$_}[1],
-		options => '{"pipeline_memory": "8 MB", "batch_size": 300, "commit_interval": "1 ms"}')}) for sort keys %texts;
+		options => '{"pipeline_memory": "8 MB", "batch_size": 500, "commit_interval": "1 ms"}')}) for sort keys %texts;
 	for my $part ([ @keys, @keys ], [ reverse @keys ])
 	{
 		produce('ends', map { [ 0, $_, 1 ] } @$part);
