@@ -77,6 +77,15 @@ FROM cases JOIN velo.queries q USING (name), compare(name, plain) ORDER BY name;
 SELECT count(*) AS late FROM tables.strict WHERE NOT EXISTS
     (SELECT FROM hop(ts, '30 s', '1 s') WHERE window_end + interval '5 s' > watermark OR watermark IS NULL);
 SELECT name, state, error, dead_letters FROM velo.queries WHERE state <> 'finished' OR dead_letters > 0 ORDER BY name;
+
+-- the first and the last of all times in one batch
+SELECT velo.dev_create_topic(:'topic' || '_ends');
+SELECT velo.create_stream('ends', 'ts timestamptz', topic => :'topic' || '_ends', brokers => :'brokers', event_time => 'ts', watermark => '1 s');
+INSERT INTO ends VALUES ('4713-12-01 00:00Z BC'), ('294276-12-01 00:00Z');
+SELECT velo.create_query('at_the_ends', 'SELECT count(*) FROM ends WINDOW HOPPING(2s, 1s) EMIT FINAL', stop => 'end');
+SELECT velo.wait('at_the_ends', '1 min');
+SELECT window_start AT TIME ZONE 'UTC' AS window_start, count FROM at_the_ends ORDER BY at_the_ends;
+
 SELECT count(velo.drop_query(name)) FROM velo.queries;
 SET client_min_messages = warning;
 DROP SCHEMA streams, tables, results CASCADE;
