@@ -62,6 +62,8 @@ INSERT INTO cases VALUES
      'SELECT window_start, window_end, cash, count(*), max(n) FROM ticks, hop(ts, ''1 min'', ''10 s'') GROUP BY 1, 2, 3'),
     ('long_keys', 'SELECT label, count(*) FROM ticks JOIN labels USING (symbol) WINDOW HOPPING(1m, 10s) GROUP BY label EMIT FINAL',
      'SELECT window_start, window_end, label, count(*) FROM ticks JOIN labels USING (symbol), hop(ts, ''1 min'', ''10 s'') GROUP BY 1, 2, 3'),
+    ('long_values', 'SELECT n % 7 AS m, count(DISTINCT label) FROM ticks JOIN labels USING (symbol) WINDOW HOPPING(1m, 10s) GROUP BY 1 EMIT FINAL',
+     'SELECT window_start, window_end, n % 7, count(DISTINCT label) FROM ticks JOIN labels USING (symbol), hop(ts, ''1 min'', ''10 s'') GROUP BY 1, 2, 3'),
     ('no_keys', 'SELECT count(*), string_agg(n::text, '','' ORDER BY n DESC) AS l FROM ticks WINDOW HOPPING(1m, 10s) EMIT FINAL',
      'SELECT window_start, window_end, count(*), string_agg(n::text, '','' ORDER BY n DESC) FROM ticks, hop(ts, ''1 min'', ''10 s'') GROUP BY 1, 2'),
     ('in_order', 'SELECT symbol, array_agg(n) AS l FROM ticks WINDOW HOPPING(1m, 10s) GROUP BY symbol EMIT FINAL',

@@ -212,8 +212,6 @@ finish_stretch(GroupTable *table, InputRows *rows)
 			MemoryContextReset(table->temp);
 		number++;
 	}
-	entrances_advance(table, rows);
-
 	for (int i = 0; i < stretch->nkeys; i++)
 		stretch->slots[stretch->keys[i].slot] = -1;
 	stretch->nrows = stretch->nkeys = 0;
@@ -264,4 +262,5 @@ hopping_apply(GroupTable *table, InputRows *rows, int from, TimestampTz closed)
 		stretch->rows[stretch->nrows++] = row;
 	}
 	finish_stretch(table, rows);
+	entrances_advance(table, rows);
 }
