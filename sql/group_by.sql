@@ -237,6 +237,34 @@ INSERT INTO streams.shared VALUES (-20000, 1), (30000, 1);
 SELECT velo.wait('folded');
 TABLE folded;
 
+-- floats at their ends: of equal ones the last is the least and the greatest, what is no number is greater than all that
+-- are, and what would be too large does not fit
+SELECT count(velo.drop_query(name)) FROM velo.queries;
+SELECT velo.dev_create_topic(:'topic' || '.floats');
+SELECT velo.create_stream('streams.floats', 'g text, f float8, r float4', topic => :'topic' || '.floats', brokers => :'brokers');
+SELECT velo.create_query('least', 'SELECT g, min(f) AS a, max(f) AS b, min(r) AS c, max(r) AS d FROM floats GROUP BY g');
+SELECT velo.create_query('sums', 'SELECT g, sum(f), count(*) FROM floats GROUP BY g');
+SELECT velo.create_query('short_sums', 'SELECT g, sum(r), count(*) FROM floats GROUP BY g');
+SELECT velo.create_query('moments', 'SELECT g, avg(f), stddev(f), count(*) FROM floats GROUP BY g');
+SELECT velo.create_query('short_moments', 'SELECT g, avg(r), var_pop(r), count(*) FROM floats GROUP BY g');
+INSERT INTO streams.floats VALUES
+    ('zeros', '0', '0'), ('zeros', '-0', '-0'), ('signs', '-0', '-0'), ('signs', '0', '0'),
+    ('not first', 'NaN', 'NaN'), ('not first', 1, 1), ('not first', 2, 2), ('not last', 1, 1), ('not last', 2, 2), ('not last', 'NaN', 'NaN'),
+    ('endless', '-Infinity', '-Infinity'), ('endless', 5, 5), ('endless', 'Infinity', 'Infinity'), ('one', 'Infinity', '-Infinity'),
+    ('large', 1e308, 3e38), ('large', 1e308, 3e38), ('large', -1e308, -3e38), ('large', 7, 7), ('null', NULL, NULL);
+SELECT velo.wait();
+TABLE least ORDER BY g;
+TABLE sums ORDER BY g;
+TABLE short_sums ORDER BY g;
+TABLE moments ORDER BY g;
+TABLE short_moments ORDER BY g;
+SELECT query, kind, "offset", convert_from(value, 'UTF8') AS value, message FROM velo.dead_letters
+WHERE stream = 'floats'::regclass ORDER BY query, "offset";
+-- the same by PostgreSQL, of what fits
+SELECT g, min(f), max(f), min(r), max(r), sum(f) FILTER (WHERE o <> 15), sum(r) FILTER (WHERE o <> 15), avg(r), var_pop(r),
+       avg(f) FILTER (WHERE g <> 'large'), stddev(f) FILTER (WHERE g <> 'large')
+FROM (SELECT g, f, r, row_number() OVER () - 1 AS o FROM floats) f GROUP BY g ORDER BY g;
+
 SET client_min_messages = warning;
 DROP SCHEMA results, streams, tables CASCADE;
 SELECT count(*) FROM velo.queries;

@@ -64,6 +64,8 @@ INSERT INTO cases VALUES
      'SELECT window_start, window_end, label, count(*) FROM ticks JOIN labels USING (symbol), hop(ts, ''1 min'', ''10 s'') GROUP BY 1, 2, 3'),
     ('long_values', 'SELECT n % 7 AS m, count(DISTINCT label) FROM ticks JOIN labels USING (symbol) WINDOW HOPPING(1m, 10s) GROUP BY 1 EMIT FINAL',
      'SELECT window_start, window_end, n % 7, count(DISTINCT label) FROM ticks JOIN labels USING (symbol), hop(ts, ''1 min'', ''10 s'') GROUP BY 1, 2, 3'),
+    ('sorted_values', 'SELECT symbol, sum(DISTINCT price) AS s FROM ticks WHERE n < 3000 WINDOW HOPPING(1m, 10s) GROUP BY symbol EMIT FINAL',
+     'SELECT window_start, window_end, symbol, sum(DISTINCT price) FROM ticks, hop(ts, ''1 min'', ''10 s'') WHERE n < 3000 GROUP BY 1, 2, 3'),
     ('no_keys', 'SELECT count(*), string_agg(n::text, '','' ORDER BY n DESC) AS l FROM ticks WINDOW HOPPING(1m, 10s) EMIT FINAL',
      'SELECT window_start, window_end, count(*), string_agg(n::text, '','' ORDER BY n DESC) FROM ticks, hop(ts, ''1 min'', ''10 s'') GROUP BY 1, 2'),
     ('in_order', 'SELECT symbol, array_agg(n) AS l FROM ticks WINDOW HOPPING(1m, 10s) GROUP BY symbol EMIT FINAL',
