@@ -18,7 +18,7 @@ SHLIB_LINK = -lrdkafka -lm -Wl,-Bsymbolic-functions
 override with_llvm := no
 
 REGRESS = $(patsubst sql/%.sql,%,$(sort $(wildcard sql/*.sql)))
-EXTRA_CLEAN = build/kafka_tool $(wildcard build/bench/* test/decode/*.o test/decode/*.so)
+EXTRA_CLEAN = build/kafka_tool build/injection_points $(wildcard build/bench/* test/decode/*.o test/decode/*.so)
 
 # on a fresh machine there is no pg_config before `make setup`
 ifneq ($(shell command -v $(PG_CONFIG)),)
@@ -30,7 +30,18 @@ all install installcheck clean:
 endif
 
 # a change of any header rebuilds everything: there is no dependency tracking in PGXS
-$(OBJS): $(wildcard src/*.h $(ROOMS:%=src/%/*.h))
+HEADERS = $(wildcard src/*.h $(ROOMS:%=src/%/*.h))
+$(OBJS): $(HEADERS)
+
+# the same with injection points, for tests (see src/injection_point.h)
+INJECTION_POINTS = build/injection_points/velo.so
+
+build/injection_points/%.o: %.c $(HEADERS)
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) $(CPPFLAGS) -DVELO_INJECTION_POINTS -c -o $@ $<
+
+$(INJECTION_POINTS): $(OBJS:%=build/injection_points/%)
+	$(CC) $(CFLAGS) $(LDFLAGS) -shared -o $@ $^ $(SHLIB_LINK)
 
 # ---------------------------------------------------------------- for users and developers
 
@@ -53,7 +64,7 @@ demo: setup
 
 # TESTS="test/t/001_quickstart.pl ...": only these
 test: setup
-	@$(MAKE) -s installed $(BENCH_PROGRAMS)
+	@$(MAKE) -s installed $(BENCH_PROGRAMS) $(INJECTION_POINTS)
 	@$(MAKE) -s -C test/decode
 	@test/run.sh perl test/run.pl $(TESTS)
 

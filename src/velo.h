@@ -12,6 +12,7 @@
 #include "postgres.h"
 
 #include "compat.h"
+#include "injection_point.h"
 
 /* known transitions and column-at-a-time functions take a bigint and a float8 to be passed by value */
 StaticAssertDecl(SIZEOF_DATUM == 8, "velo needs a 64-bit machine");

@@ -61,6 +61,7 @@ entrances_advance(GroupTable *table, InputRows *rows)
 	CHECK_FOR_INTERRUPTS();
 	table->nentrances = 0;
 	aggregates_advance(table, table->entrances, n, rows);
+	VELO_INJECTION_POINT("in-apply");
 	if (!table->collects)
 		return;
 	for (int i = 0; i < n; i++)

@@ -182,10 +182,14 @@ move_window(GroupTable *table, Window *window, const ColdRule *rule, int64 *look
 		if (cold.n == 0)
 			continue;
 		if (writer == NULL)
+		{
+			VELO_INJECTION_POINT("before-move");
 			writer = begin_run(table, window);
+		}
 		sort_by_hash(cold.slots, cold.n);
 		write_cold(table, window, writer, &cold);
 		count_stored(table, window, cold.n);
+		VELO_INJECTION_POINT("in-move");
 		log_forget_moved(table, window, cold.slots, cold.n);
 		for (int64 k = 0; k < cold.n; k++)
 			entry_left(cold.slots[k].entry);
@@ -258,6 +262,7 @@ stored_move_cold(GroupTable *table)
 	for (int i = 0; i < table->nwindows; i++)
 		if (move_window(table, table->windows[i], &rule, &looked))
 			window_rebuild(table, table->windows[i]);
+	VELO_INJECTION_POINT("after-move");
 	table->allocated = MemoryContextMemAllocated(table->context, true);
 	/* where little could be moved, don't try again at once */
 	table->move_at = Max(table->memory_limit, table->allocated + table->allocated / 4);

@@ -416,6 +416,7 @@ runs_fetch(GroupTable *table, const Wanted *wanted, int64 nwanted)
 		fetch.window = window_find(table, fetch.wanted->window);
 		for (int i = 0; i < fetch.window->nruns; i++)
 			fetch_from(&fetch, fetch.window->runs[i]);
+		VELO_INJECTION_POINT("in-fetch");
 		for (int64 k = 0; k < fetch.nwanted; k++)
 			if (fetch.found[k])
 				mark_unsaved(fetch.window, fetch.wanted[k].hash);

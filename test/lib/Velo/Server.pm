@@ -12,11 +12,47 @@ package Velo::Server;
 use strict;
 use warnings;
 
+use File::Basename qw(dirname);
+use File::Copy qw(copy);
+use File::Path qw(make_path);
+use File::Spec;
 use Time::HiRes qw(time);
 use Velo::Process qw(scratch_dir free_port wait_for spawn finish run_command children);
 
+sub bindir
+{
+	return $ENV{VELO_BINDIR} // die("VELO_BINDIR is not set: run this through test/run.sh\n");
+}
+
+# Make an installation in $dir that has $library as velo's, the rest of it being links; returns where its programs are.
+# PostgreSQL finds the other directories by the place of the program.
+sub installation_with
+{
+	my ($dir, $library) = @_;
+	my %from;
+
+	for my $kind (qw(bindir pkglibdir sharedir))
+	{
+		my ($status, $out, $err) = run_command('', bindir() . '/pg_config', "--$kind");
+
+		die "pg_config failed:\n$err" if $status;
+		chomp($from{$kind} = $out);
+	}
+	make_path("$dir$from{bindir}", "$dir$from{pkglibdir}", "$dir" . dirname($from{sharedir}));
+	for my $file (map { glob "$from{$_}/*" } qw(bindir pkglibdir))
+	{
+		# a program that is a link would be found where it points to
+		my $copied = $file =~ m{/(?:postgres|initdb)$} ? copy($file, "$dir$file") && chmod(0755, "$dir$file") : undef;
+
+		$copied // symlink($file =~ m{/velo\.so$} ? File::Spec->rel2abs($library) : $file, "$dir$file")
+		  or die "$dir$file: $!\n";
+	}
+	symlink $from{sharedir}, "$dir$from{sharedir}" or die "$dir$from{sharedir}: $!\n";
+	return "$dir$from{bindir}";
+}
+
 # options: name, dev_broker (true: with the development broker), conf (hash of settings), start (default true), disk (a
-# Velo::Disk that it sees)
+# Velo::Disk that it sees), library (another one of velo's than that which is installed)
 sub new
 {
 	my ($class, %options) = @_;
@@ -25,7 +61,7 @@ sub new
 		dir => $dir,
 		data => "$dir/data",
 		logfile => "$dir/postgresql.log",
-		bindir => $ENV{VELO_BINDIR} // die("VELO_BINDIR is not set: run this through test/run.sh\n"),
+		bindir => $options{library} ? installation_with($dir, $options{library}) : bindir(),
 		port => free_port(),
 		disk => $options{disk}
 	}, $class;
