@@ -65,7 +65,7 @@ INSERT INTO cases VALUES
         string_agg(DISTINCT buy::text, '/' ORDER BY buy::text DESC) AS b FROM trades GROUP BY symbol$$),
     ('distinct_values', $$SELECT symbol, count(DISTINCT n % 7) AS c, sum(DISTINCT n) AS s, avg(DISTINCT n % 9) AS a, sum(DISTINCT volume) AS v,
         sum(DISTINCT n) FILTER (WHERE buy) AS f, count(DISTINCT symbol) AS y, count(DISTINCT price * 1.00) AS p, count(DISTINCT tags) AS t,
-        count(DISTINCT extra) AS x, count(DISTINCT weight) AS w, count(DISTINCT repeat(n % 3 || '-', 5000)) AS l, count(*), sum(n % 7) AS m
+        count(DISTINCT extra) AS x, count(DISTINCT weight) AS w, count(DISTINCT repeat(n % 3 || '-', 5000)) AS l, count(*), sum(n % 7) AS m, count(n % 7) AS e, sum(n) AS u
         FROM trades GROUP BY symbol$$),
     ('filters', 'SELECT symbol, count(*) FILTER (WHERE buy) AS b, sum(price) FILTER (WHERE n > 1000) AS none, max(n) FILTER (WHERE NOT buy AND price > 3) AS m FROM trades GROUP BY symbol'),
     ('guarded', $$SELECT symbol, sum(100 / (n % 5)) FILTER (WHERE n % 5 <> 0) AS s, array_agg(7 / (n % 2) ORDER BY 9 / (n % 2), n) FILTER (WHERE n % 2 = 1) AS a,
