@@ -247,6 +247,9 @@ SELECT velo.create_query('sums', 'SELECT g, sum(f), count(*) FROM floats GROUP B
 SELECT velo.create_query('short_sums', 'SELECT g, sum(r), count(*) FROM floats GROUP BY g');
 SELECT velo.create_query('moments', 'SELECT g, avg(f), stddev(f), count(*) FROM floats GROUP BY g');
 SELECT velo.create_query('short_moments', 'SELECT g, avg(r), var_pop(r), count(*) FROM floats GROUP BY g');
+-- of a user's aggregate even PostgreSQL's own function finds a state that it does not expect
+CREATE AGGREGATE odd_avg(int) (sfunc = int4_avg_accum, stype = int8[], initcond = '{1}', combinefunc = int4_avg_combine);
+SELECT velo.create_query('odd', 'SELECT odd_avg(r::int) FROM floats WHERE g = ''not last'' AND r < 3');
 INSERT INTO streams.floats VALUES
     ('zeros', '0', '0'), ('zeros', '-0', '-0'), ('signs', '-0', '-0'), ('signs', '0', '0'),
     ('not first', 'NaN', 'NaN'), ('not first', 1, 1), ('not first', 2, 2), ('not last', 1, 1), ('not last', 2, 2), ('not last', 'NaN', 'NaN'),
@@ -258,6 +261,7 @@ TABLE sums ORDER BY g;
 TABLE short_sums ORDER BY g;
 TABLE moments ORDER BY g;
 TABLE short_moments ORDER BY g;
+TABLE odd;
 SELECT query, kind, "offset", convert_from(value, 'UTF8') AS value, message FROM velo.dead_letters
 WHERE stream = 'floats'::regclass ORDER BY query, "offset";
 -- the same by PostgreSQL, of what fits
