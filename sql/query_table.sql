@@ -89,7 +89,8 @@ INSERT INTO cases VALUES
         coalesce(symbol, '?') AS s, nullif(n, 7) AS seven, greatest(price, 20) AS g, length(symbol) AS l, n = 3 AS three,
         round(price, 1) AS r, n / 2.0 AS half, n & 5 AS bits, price IS DISTINCT FROM 3 AS d FROM trades$$),
     ('case', $$SELECT n, CASE WHEN price < 10 THEN 'low' WHEN price < 30 THEN 'middle' ELSE 'high' END AS class,
-        CASE symbol WHEN 'ACME' THEN 1 WHEN '' THEN 2 END AS code FROM trades$$),
+        CASE symbol WHEN 'ACME' THEN 1 WHEN '' THEN 2 END AS code,
+        CASE n % 3 WHEN 0 THEN CASE n % 2 WHEN 0 THEN 'a' WHEN 1 THEN 'b' END WHEN 1 THEN 'c' END AS nested FROM trades$$),
     ('nulls', $$SELECT n, nullif(n, volume) AS a, nullif(symbol, 'ACME') AS b, volume IS DISTINCT FROM volume AS c, symbol IS DISTINCT FROM 'ACME' AS d,
         (volume > 9) IS TRUE AS e, (volume > 9) IS NOT TRUE AS f, (volume > 9) IS FALSE AS g, (volume > 9) IS NOT FALSE AS h,
         (volume > 9) IS UNKNOWN AS i, (volume > 9) IS NOT UNKNOWN AS j, CASE CASE n % 3 WHEN 0 THEN symbol END WHEN 'ACME' THEN 1
