@@ -205,7 +205,7 @@ CREATE OPERATOR CLASS poor_ops DEFAULT FOR TYPE poor USING hash AS OPERATOR 1 =,
 CREATE OPERATOR CLASS poor_btree_ops DEFAULT FOR TYPE poor USING btree AS
 	OPERATOR 1 <, OPERATOR 2 <=, OPERATOR 3 =, OPERATOR 4 >=, OPERATOR 5 >, FUNCTION 1 poor_cmp(poor, poor);
 SQL
-	$pg->query("SELECT velo.create_query('colliding', '$select', pipelines => 1, options => '{\"pipeline_memory\": \"8 MB\", \"batch_size\": 500}')");
+	$pg->query("SELECT velo.create_query('colliding', '$select', pipelines => 1, options => '{\"pipeline_memory\": \"8 MB\", \"batch_size\": 500, \"commit_interval\": \"10 s\"}')");
 	done('colliding');
 	cmp_ok(stored('colliding'), '>', 1000, 'colliding: groups are stored');
 	for my $part (0 .. 4)
