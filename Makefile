@@ -45,7 +45,7 @@ $(INJECTION_POINTS): $(OBJS:%=build/injection_points/%)
 
 # ---------------------------------------------------------------- for users and developers
 
-.PHONY: setup installed demo test bench bench-peers bench-stages format
+.PHONY: setup installed demo test ready check-assert sanitize valgrind bench bench-peers bench-stages format
 
 BENCH_PROGRAMS = build/bench/bare_consumer build/bench/handwritten build/bench/load
 
@@ -64,9 +64,16 @@ demo: setup
 
 # TESTS="test/t/001_quickstart.pl ...": only these
 test: setup
-	@$(MAKE) -s installed $(BENCH_PROGRAMS) $(INJECTION_POINTS)
-	@$(MAKE) -s -C test/decode
+	@$(MAKE) -s ready
 	@test/run.sh perl test/run.pl $(TESTS)
+
+# all that the tests need
+ready: installed $(BENCH_PROGRAMS) $(INJECTION_POINTS)
+	@$(MAKE) -s -C test/decode
+
+# the tests on a PostgreSQL with assertions, with sanitizers, under valgrind, built for that
+check-assert sanitize valgrind: setup
+	@test/check.sh $(patsubst check-%,%,$@) $(TESTS)
 
 # BENCH='REGEXP': only the cases whose names match
 bench: setup
