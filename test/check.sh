@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# check.sh assert|sanitize|valgrind [TEST FILE...]: run the tests (all, or those given) on a PostgreSQL that finds more:
+# check.sh assert|sanitize|valgrind|fuzz [TEST FILE...]: run the tests (all, or those given) on a PostgreSQL that finds more:
 #
 #	assert		with assertions; PostgreSQL's own regression tests, too, with velo at work in another database
 #	sanitize	with assertions, AddressSanitizer and UndefinedBehaviorSanitizer
 #	valgrind	with assertions, under valgrind, which knows PostgreSQL's memory contexts
+#	fuzz		with assertions; libFuzzer over velo's parsers instead of the tests (see test/fuzz/run.pl)
 #
 # It is built from the source package of the PostgreSQL that $PG_CONFIG belongs to (the same major version, as new as can be
 # had), once, in build/servers; velo is built for it in a copy of the checkout.
@@ -13,12 +14,16 @@ cd "$(dirname "$0")/.."
 kind=$1
 shift
 major=$("${PG_CONFIG:-pg_config}" --version | sed 's/^PostgreSQL \([0-9]*\).*/\1/')
-dir=$PWD/build/servers/$kind-$major
+server=$kind
 configure=(--enable-debug --enable-cassert --with-icu --with-lz4 --without-readline --without-zstd)
 packages=(bison flex libicu-dev liblz4-dev zlib1g-dev)
 cflags='-O1 -g -fno-omit-frame-pointer'
 case $kind in
 	assert) cflags='-O2 -g' ;;
+	fuzz)
+		server=assert
+		cflags='-O2 -g'
+		;;
 	sanitize)
 		# PostgreSQL itself passes NULL with a length of 0, and reads unaligned where the machine allows it
 		cflags+=' -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-sanitize=nonnull-attribute,alignment'
@@ -28,10 +33,11 @@ case $kind in
 	valgrind)
 		cflags+=' -DUSE_VALGRIND'
 		packages+=(valgrind)
-		export VELO_VALGRIND=$dir/source/src/tools/valgrind.supp
+		export VELO_VALGRIND=$PWD/build/servers/$server-$major/source/src/tools/valgrind.supp
 		;;
 	*) sed -n '2,/^set/s/^# //p' "$0" >&2; exit 2 ;;
 esac
+dir=$PWD/build/servers/$server-$major
 
 as_root()
 {
@@ -53,7 +59,7 @@ install_packages()
 source_lists()
 {
 	awk '/^deb / { $1 = "deb-src"; print }' /etc/apt/sources.list /etc/apt/sources.list.d/*.list 2>/dev/null | grep /debian || true
-	awk -v RS= '/\nURIs:[^\n]*\/debian/ {
+	awk -v RS= '/(^|\n)URIs:[^\n]*\/debian/ {
 			delete field
 			n = split($0, lines, "\n")
 			for (i = 1; i <= n; i++)
@@ -91,8 +97,7 @@ build_server()
 	[ ! -e "$dir/built" ] || return 0
 	rm -rf "$dir"
 	mkdir -p "$dir"
-	echo "check: building PostgreSQL $major for $kind in $dir; some minutes"
-	install_packages
+	echo "check: building PostgreSQL $major for $server in $dir; some minutes"
 	get_source
 	# make's own variables are those of whoever called this
 	if ! (
@@ -107,17 +112,32 @@ build_server()
 	touch "$dir/built"
 }
 
+install_packages
 build_server
+if [ "$kind" = fuzz ]; then
+	packages=(clang)
+	install_packages
+	packages=("libclang-rt-$(clang -dumpversion | sed 's/\..*//')-dev")
+	install_packages
+fi
 checkout=$dir/checkout
 mkdir -p "$checkout/build"
 tar -c --exclude='*.o' --exclude='*.so' --exclude='*.bc' Makefile velo.control velo--1.0.sql src sql expected test bench |
 	tar -C "$checkout" -x
 ln -sfn "$PWD/build/kafka" "$checkout/build/kafka"
 export PG_CONFIG=$dir/bin/pg_config VELO_PG_SOURCE=$dir/source
+cd "$checkout"
+if [ "$kind" = fuzz ]; then
+	mkdir -p "$OLDPWD"/build/fuzz/{corpus,findings}
+	# the server that writes there is not root's
+	chmod 777 "$OLDPWD"/build/fuzz/{corpus,findings}
+	ln -sfn "$OLDPWD/build/fuzz" build/fuzz
+	make -s -j"$(nproc)" installed build/fuzz/velo.so
+	exec test/run.sh perl test/fuzz/run.pl "$@"
+fi
+ASAN_OPTIONS=detect_leaks=0 make -s -j"$(nproc)" ready
 if [ $# = 0 ]; then
 	set -- test/t/*.pl
 	[ "$kind" != assert ] || set -- "$@" test/postgresql/*.pl
 fi
-cd "$checkout"
-ASAN_OPTIONS=detect_leaks=0 make -s -j"$(nproc)" ready
 exec test/run.sh perl test/run.pl "$@"
