@@ -477,6 +477,25 @@ SQL
 	$pg->query(q{SELECT velo.drop_query('evaluated')});
 }
 
+# ---------------------------------------------------------------- anonymous records
+
+{
+	my $select = q{SELECT k % 2 AS odd, count(DISTINCT (k, ts)) AS n, count(DISTINCT ARRAY[ROW(k, 'x'::text), NULL]) AS d,
+		max(ARRAY[ROW(k, ARRAY[[ROW(ts)], [ROW(k)]])])::text AS m FROM pairs GROUP BY 1};
+
+	create_stream('pairs', 1);
+	$pg->query("SELECT velo.create_query('paired', '@{[$select =~ s/'/''/gr]}')");
+	for my $keys ([ 1 .. 6 ], [ 4 .. 9 ])
+	{
+		produce('pairs', map { [ 0, $_, $_ ] } @$keys);
+		done('paired');
+		# the number of a record's type means nothing to another process
+		$pg->restart;
+	}
+	is($pg->query('SELECT * FROM paired ORDER BY 1'), $pg->query("$select ORDER BY 1"), 'paired: the answer is right');
+	$pg->query(q{SELECT velo.drop_query('paired')});
+}
+
 unlike($pg->log, qr/PANIC|TRAP|terminated by signal (?!9)/, 'nothing crashed');
 
 done_testing;
