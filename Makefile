@@ -57,7 +57,7 @@ $(FUZZ): $(OBJS:%=build/fuzz/%) build/fuzz/test/fuzz/velo_fuzz.o
 
 # ---------------------------------------------------------------- for users and developers
 
-.PHONY: setup installed demo test ready check-assert sanitize valgrind fuzz bench bench-peers bench-stages format
+.PHONY: setup installed demo test ready check-assert sanitize valgrind fuzz analyze bench bench-peers bench-stages format
 
 BENCH_PROGRAMS = build/bench/bare_consumer build/bench/handwritten build/bench/load
 
@@ -104,6 +104,14 @@ bench-stages: setup
 	@$(MAKE) -s installed $(BENCH_PROGRAMS)
 	@test/run.sh perl bench/stages.pl 3 3> build/stacks
 	@bench/flame.pl build/stacks build/flame
+
+# clang's static analyser, which is to find nothing; what can't be, assertions tell it
+analyze: $(OBJS:%.o=build/analyze/%.txt)
+
+build/analyze/%.txt: %.c $(HEADERS)
+	@mkdir -p $(@D)
+	@clang --analyze --analyzer-output text -Xclang -analyzer-werror -std=gnu11 -DUSE_ASSERT_CHECKING -w $(CPPFLAGS) -o $@ $<
+	@touch $@
 
 build/kafka_tool: test/kafka_tool.c
 	@mkdir -p $(@D)

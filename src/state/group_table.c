@@ -498,10 +498,10 @@ group_table_global(GroupTable *table)
 	if (table->shared)
 		stored_fetch_one(table, WINDOW_ALL, 0);
 	window = window_get(table, WINDOW_ALL);
-	entry = entry_find(table, window, 0, NULL, NULL);
+	entry = entry_find(table, window, 0, table->probe, table->probe_nulls);
 	if (entry == NULL)
 	{
-		entry = entry_create(table, window, 0, NULL, NULL);
+		entry = entry_create(table, window, 0, table->probe, table->probe_nulls);
 		aggregates_begin(table, entry);
 		entry_changed(entry);
 		entry_unsaved(entry);
