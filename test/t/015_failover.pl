@@ -1,5 +1,5 @@
-# What a database lives through: promotion of a standby, base backups, dumps and restores, copies, and pg_upgrade.
-# Wherever its rows come to, queries go on at the same record, or wait to be resumed; and
+# What a database lives through: promotion of a standby, base backups, dumps and restores, copies, pg_upgrade, and other
+# versions of the extension.  Wherever its rows come to, queries go on at the same record, or wait to be resumed; and
 # results are PostgreSQL's own over an ordinary table of the same rows.
 
 use strict;
@@ -291,6 +291,77 @@ sub is_restored
 	is($status, 0, 'pg_upgrade') or diag("$out$err");
 	$upgraded->start;
 	is_restored($upgraded, 'pg_upgrade');
+}
+
+# ---------------------------------------------------------------- other versions of the extension
+
+{
+	my %from;
+
+	for my $kind (qw(sharedir pkglibdir))
+	{
+		chomp($from{$kind} = (run_command('', Velo::Server::bindir() . '/pg_config', "--$kind"))[1]);
+	}
+	my $objects = Velo::Process::slurp("$from{sharedir}/extension/velo--1.0.sql");
+	my $control = Velo::Process::slurp("$from{sharedir}/extension/velo.control") =~ s/'1\.0'/'0.9'/r;
+	my $server = Velo::Server->new(
+		name => 'versions', conf => \%conf, library => "$ENV{VELO_BUILD}/older_version/velo.so",
+		extension_files => {
+			'velo.control' => $control,
+			'velo--0.9.sql' => "$objects\nCREATE FUNCTION velo.older() RETURNS int LANGUAGE sql AS 'SELECT 9';\n",
+			'velo--0.9--1.0.sql' => q{
+				DROP FUNCTION velo.older();
+				ALTER TABLE velo.query_pipeline SET (fillfactor = 60);
+				ALTER TABLE velo.query ALTER start SET DEFAULT 'earliest';
+				ALTER TABLE velo.query ALTER start DROP DEFAULT;
+			}});
+	my $restart_with_newer = sub {
+		$server->stop;
+		Velo::Server::replace_file("$server->{dir}$from{pkglibdir}/velo.so", Velo::Process::slurp("$from{pkglibdir}/velo.so"));
+		$server->start;
+	};
+	my $no_worker = sub { return "SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type IN ('velo pipeline', 'velo scheduler') AND datname = '$_[0]'" };
+	my $does_not_fit = sub {
+		my ($what, $database, $message, $hint) = @_;
+
+		ok($server->wait_until($no_worker->($database)), "$what: no worker runs");
+		for my $query ('SELECT * FROM velo.queries', 'SELECT * FROM velo.pipelines', 'SELECT * FROM velo.partitions', 'SELECT velo.wait()', q{SELECT velo.pause_query('merged')},
+			q{SELECT velo.create_query('more', 'SELECT k FROM events')}, 'DROP FOREIGN TABLE events CASCADE', 'ALTER SCHEMA other RENAME TO another')
+		{
+			my (undef, undef, $error) = $server->psql("\\set VERBOSITY verbose\n$query", $database);
+
+			like($error, qr/ERROR:  55000: the objects of extension "velo" in database "$database" are of $message\n.*HINT:  $hint\n/s, "$what: $query");
+		}
+		is($server->query('SELECT count(*) FROM merged', $database), 7, "$what: results can be read");
+		is($server->query('SELECT count(*) FROM wide', $database), $oracle->query('SELECT count(*) FROM wide_rows'), "$what: and topics");
+		like($server->log, qr/LOG:  the objects of extension "velo" in database "$database" are of $message/, "$what: the log says so");
+	};
+
+	$server->query("CREATE DATABASE $_") for 'later', 'dropped';
+	for my $database ('postgres', 'later', 'dropped')
+	{
+		set_up($server, $database);
+		$server->query('CREATE SCHEMA other', $database);
+		is_right($server, 'an older version', $database);
+	}
+	$server->query('SELECT velo.pause_query(name) FROM velo.queries');
+	produce(30);
+	$server->query('SELECT velo.resume_query(name) FROM velo.queries');
+	$server->query(q{ALTER EXTENSION velo UPDATE TO '1.0'});
+	$does_not_fit->('ALTER EXTENSION UPDATE under an older library', 'postgres', 'version 1.0, the library is of version 0.9',
+		'Install the library of version 1.0 and restart the server.');
+	is_right($server, 'other databases go on', 'later');
+	$restart_with_newer->();
+	is_right($server, 'restarted with the newer library');
+
+	$does_not_fit->('objects older than the library', 'later', 'version 0.9, the library is of version 1.0', "Run ALTER EXTENSION velo UPDATE TO '1.0'.");
+	produce(5);
+	$server->query(q{ALTER EXTENSION velo UPDATE TO '1.0'}, 'later');
+	is_right($server, 'ALTER EXTENSION UPDATE under the newer library', 'later');
+	$server->query('DROP EXTENSION velo CASCADE', 'dropped');
+	is($server->query(q{SELECT count(*) FROM pg_class WHERE relname = 'events'}, 'dropped'), 0, 'objects that do not fit can be dropped');
+	$server->query(q{CREATE EXTENSION velo VERSION '1.0'}, 'dropped');
+	is($server->query('SELECT count(*) FROM velo.queries', 'dropped'), 0, 'and created');
 }
 
 done_testing;
