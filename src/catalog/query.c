@@ -313,7 +313,7 @@ write_settings(List *settings)
 }
 
 /*
- * The query is found paused where the dump was restored, the database copied, or the view's owner is no longer who
+ * A query that runs, or has failed, is found paused where the dump was restored, the database copied, or the view's owner is no longer who
  * agreed to run it.
  */
 static const char *
@@ -371,7 +371,9 @@ read_row(HeapTuple tuple, TupleDesc desc)
 	query->paused_because = reason_to_pause(DatumGetInt64(values[QUERY_SYSTEM_IDENTIFIER]),
 											DatumGetObjectId(values[QUERY_DATABASE]),
 											DatumGetObjectId(values[QUERY_OWNER]), query->owner);
-	if (query->paused_because != NULL && query->state != QUERY_FINISHED)
+	if (query->state == QUERY_PAUSED || query->state == QUERY_FINISHED)
+		query->paused_because = NULL;
+	else if (query->paused_because != NULL)
 		query->state = QUERY_PAUSED;
 
 	query_read_options(query->own_options, NULL, &query->options);
