@@ -407,6 +407,7 @@ SQL
 	is($server->query(q{SELECT count(*) FROM pg_class WHERE relname = 'events'}, 'dropped'), 0, 'objects that do not fit can be dropped');
 	$server->query(q{CREATE EXTENSION velo VERSION '1.0'}, 'dropped');
 	is($server->query('SELECT count(*) FROM velo.queries', 'dropped'), 0, 'and created');
+	is($oracle->query('CREATE EXTENSION velo; SELECT count(*) FROM velo.queries'), 0, 'as where velo is not preloaded');
 }
 
 done_testing;
