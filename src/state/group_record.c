@@ -78,11 +78,12 @@ record_check_header(const GroupTable *table, StringInfo in)
 						   header.format, header.major, STATE_FORMAT, PG_VERSION_NUM / 10000),
 				 errhint("Use velo.restart_query() with a start to build it anew.")));
 	if (header.fingerprint != table->fingerprint)
-		ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-						errmsg("state of the query does not fit the query"),
-						errdetail("The type of a group key or of an aggregate's state has changed "
-								  "since it was written, or was made anew by a dump's restoration."),
-						errhint("Use velo.restart_query() with a start to build it anew.")));
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("state of the query does not fit the query"),
+				 errdetail("The type of a group key or of an aggregate's state has changed "
+						   "since it was written, or was made anew by a dump's restoration."),
+				 errhint("Use velo.restart_query() with a start to build it anew.")));
 }
 
 /* Copy "len" bytes from where "in" stands. */

@@ -312,6 +312,26 @@ SQL
 	$pg->query(q{SELECT velo.restart_query('moods', 'earliest')}, 'restored');
 	moods_are_right($pg, 'but built anew', 'restored');
 	$pg->query('DROP DATABASE restored');
+
+	# over the very database that it was taken of
+	$kafka->create_topic('counted', 1);
+	$pg->query('CREATE DATABASE again TEMPLATE template0');
+	$pg->query(<<"SQL", 'again');
+CREATE EXTENSION velo;
+SELECT velo.create_stream('counted', 'g int', brokers => '$brokers');
+SELECT velo.create_query('counts', 'SELECT g, count(*) AS n FROM counted GROUP BY g');
+INSERT INTO counted SELECT i % 10 FROM generate_series(1, 1000) AS i;
+SELECT velo.wait();
+SQL
+	run($pg, 'pg_dump', '-Fc', '-f', "$pg->{dir}/again", 'again');
+	$pg->query('INSERT INTO counted SELECT i % 10 FROM generate_series(1, 1000) AS i; SELECT velo.wait()', 'again');
+	run($pg, 'pg_restore', '-e', '--clean', '--if-exists', '-d', 'again', "$pg->{dir}/again");
+	is($pg->query('SELECT state, error FROM velo.queries', 'again'), 'paused|the query was restored from a dump', 'pg_restore --clean: no query runs before all is there');
+	$pg->query(q{SELECT velo.resume_query('counts')}, 'again');
+	is($pg->query('SELECT velo.wait(); SELECT count(*), min(n), max(n) FROM counts', 'again'), "t\n10|200|200", 'and goes on exactly');
+	my (undef, undef, $error) = $pg->psql('DROP TABLE counts', 'again');
+	like($error, qr/cannot drop table counts because other objects depend on it/, 'with its dependencies');
+	$pg->query('DROP DATABASE again');
 }
 
 # ---------------------------------------------------------------- pg_upgrade
