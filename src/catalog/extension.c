@@ -8,8 +8,6 @@
  */
 #include "catalog/rows.h"
 
-#include "access/htup_details.h"
-#include "access/xact.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_extension.h"
 #include "catalog/velo_catalog.h"
@@ -22,11 +20,13 @@
 /* What was found out last; as long as no relation has changed, tables can't have done so. */
 static bool known = false;
 static bool fits;
+static uint64 changes = 0;
 
 static void
 forget(Datum arg, Oid relid)
 {
 	known = false;
+	changes++;
 }
 
 /* Version of the objects in this database, palloc'd; NULL if the extension is not installed. */
@@ -60,7 +60,6 @@ bool
 extension_fits(void)
 {
 	static bool registered = false;
-	char *version;
 
 	if (!registered)
 	{
@@ -69,10 +68,12 @@ extension_fits(void)
 	}
 	if (!known)
 	{
-		known = true; /* unless something changes from here on */
-		version = installed_version();
-		/* without an extension there are no tables, or just not the row of it any more */
+		uint64 before = changes;
+		char *version = installed_version();
+
+		/* without an extension there are no tables, or they are being dropped */
 		fits = version == NULL || strcmp(version, VELO_VERSION) == 0;
+		known = changes == before;
 		if (version != NULL)
 			pfree(version);
 	}
@@ -112,6 +113,7 @@ extension_check(int elevel)
 {
 	const char *version;
 
+	known = false; /* an update that alters no table may not have been told of */
 	if (extension_fits())
 		return;
 	version = installed_version();

@@ -356,6 +356,10 @@ SQL
 	is_restored($upgraded, 'pg_upgrade');
 	$upgraded->query(q{SELECT velo.resume_query(name) FROM velo.queries}, 'moods');
 	moods_are_right($upgraded, 'pg_upgrade keeps the OIDs of types', 'moods');
+	$upgraded->query('DROP VIEW velo_queries.resting', 'moods');
+	is($upgraded->query('SELECT count(*) FROM velo.queries', 'moods'), 1, 'event triggers work after pg_upgrade');
+	$upgraded->query('DROP EXTENSION velo CASCADE', 'moods');
+	is($upgraded->query(q{SELECT count(*) FROM pg_class WHERE relname = 'resting' OR relnamespace::regnamespace::text LIKE 'velo%'}, 'moods'), 1, 'as does DROP EXTENSION');
 }
 
 # ---------------------------------------------------------------- other versions of the extension
