@@ -18,7 +18,7 @@ SHLIB_LINK = -lrdkafka -lm -Wl,-Bsymbolic-functions
 override with_llvm := no
 
 REGRESS = $(patsubst sql/%.sql,%,$(sort $(wildcard sql/*.sql)))
-EXTRA_CLEAN = build/kafka_tool build/injection_points $(wildcard build/bench/* test/decode/*.o test/decode/*.so)
+EXTRA_CLEAN = build/kafka_tool build/injection_points build/older_version $(wildcard build/bench/* test/decode/*.o test/decode/*.so)
 
 # on a fresh machine there is no pg_config before `make setup`
 ifneq ($(shell command -v $(PG_CONFIG)),)
@@ -41,6 +41,16 @@ build/injection_points/%.o: %.c $(HEADERS)
 	$(CC) $(CFLAGS) $(CPPFLAGS) -DVELO_INJECTION_POINTS -c -o $@ $<
 
 $(INJECTION_POINTS): $(OBJS:%=build/injection_points/%)
+	$(CC) $(CFLAGS) $(LDFLAGS) -shared -o $@ $^ $(SHLIB_LINK)
+
+# the same, but of the version before, for tests (see src/catalog/extension.c)
+OLDER_VERSION = build/older_version/velo.so
+
+build/older_version/extension.o: src/catalog/extension.c $(HEADERS)
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) $(CPPFLAGS) -DVELO_VERSION='"0.9"' -c -o $@ $<
+
+$(OLDER_VERSION): $(filter-out src/catalog/extension.o,$(OBJS)) build/older_version/extension.o
 	$(CC) $(CFLAGS) $(LDFLAGS) -shared -o $@ $^ $(SHLIB_LINK)
 
 # and for libFuzzer: what UndefinedBehaviorSanitizer finds is a trap, for its own library can't be in a server
@@ -80,7 +90,7 @@ test: setup
 	@test/run.sh perl test/run.pl $(TESTS)
 
 # all that the tests need
-ready: installed $(BENCH_PROGRAMS) $(INJECTION_POINTS)
+ready: installed $(BENCH_PROGRAMS) $(INJECTION_POINTS) $(OLDER_VERSION)
 	@$(MAKE) -s -C test/decode
 
 # the tests, or libFuzzer, on a PostgreSQL with assertions, with sanitizers, under valgrind, built for that

@@ -460,6 +460,7 @@ extern void hopping_apply(GroupTable *table, InputRows *rows, int from, Timestam
 extern bool type_is_anonymous(Oid type);
 extern void aggregates_init(GroupTable *table);
 extern uint32 aggregates_fingerprint(const GroupTable *table);
+extern bool aggregates_are_portable(const GroupTable *table);
 extern void aggregates_enter(GroupTable *table, Window *window);
 extern void aggregates_begin(GroupTable *table, Entry *entry);
 extern void aggregates_advance(GroupTable *table, const Entrance *entrances, int n,
