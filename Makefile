@@ -18,7 +18,8 @@ SHLIB_LINK = -lrdkafka -lm -Wl,-Bsymbolic-functions
 override with_llvm := no
 
 REGRESS = $(patsubst sql/%.sql,%,$(sort $(wildcard sql/*.sql)))
-EXTRA_CLEAN = build/kafka_tool build/injection_points build/older_version $(wildcard build/bench/* test/decode/*.o test/decode/*.so)
+EXTRA_CLEAN = build/kafka_tool build/injection_points build/older_version build/analyze \
+	$(wildcard build/bench/* build/fuzz/src test/decode/*.o test/decode/*.so)
 
 # on a fresh machine there is no pg_config before `make setup`
 ifneq ($(shell command -v $(PG_CONFIG)),)
