@@ -3,6 +3,11 @@
 -- complain if script is sourced in psql, rather than via CREATE EXTENSION
 \echo Use "CREATE EXTENSION velo" to load this file. \quit
 
+CREATE FUNCTION velo.check_schema() RETURNS pg_catalog.void
+	AS 'MODULE_PATHNAME', 'velo_check_schema' LANGUAGE C;
+SELECT velo.check_schema();
+DROP FUNCTION velo.check_schema();
+
 GRANT USAGE ON SCHEMA velo TO PUBLIC;
 
 -- ---------------------------------------------------------------- streams
