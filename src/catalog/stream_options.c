@@ -11,6 +11,7 @@
 #include "common/int.h"
 #include "nodes/parsenodes.h"
 #include "utils/builtins.h"
+#include "utils/guc.h"
 #include "utils/timestamp.h"
 #include "utils/varlena.h"
 
@@ -81,6 +82,20 @@ pg_attribute_noreturn() later_value(DefElem *def, const char *valid)
 					errhint("Valid values are: %s.", valid)));
 }
 
+Interval *
+option_interval(const char *text)
+{
+	int level = NewGUCNestLevel();
+	Interval *result;
+
+	(void) set_config_option("IntervalStyle", "postgres", PGC_USERSET, PGC_S_SESSION,
+							 GUC_ACTION_SAVE, true, 0, false);
+	result = DatumGetIntervalP(DirectFunctionCall3(
+		interval_in, CStringGetDatum(text), ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1)));
+	AtEOXact_GUC(false, level);
+	return result;
+}
+
 static void
 interval_error_context(void *arg)
 {
@@ -97,9 +112,7 @@ interval_option(DefElem *def)
 
 	callback.previous = error_context_stack;
 	error_context_stack = &callback;
-	interval =
-		DatumGetIntervalP(DirectFunctionCall3(interval_in, CStringGetDatum(defGetString(def)),
-											  ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1)));
+	interval = option_interval(defGetString(def));
 	error_context_stack = callback.previous;
 
 	if (interval->month != 0 || pg_mul_s64_overflow(interval->day, USECS_PER_DAY, &result) ||
