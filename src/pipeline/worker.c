@@ -84,6 +84,9 @@ register_callbacks(void)
 	CacheRegisterSyscacheCallback(PROCOID, object_changed, (Datum) 0);
 	CacheRegisterSyscacheCallback(TYPEOID, object_changed, (Datum) 0);
 	CacheRegisterSyscacheCallback(OPEROID, object_changed, (Datum) 0);
+	/* row security hangs on what the owner is, and a member of */
+	CacheRegisterSyscacheCallback(AUTHOID, object_changed, (Datum) 0);
+	CacheRegisterSyscacheCallback(AUTHMEMROLEMEM, object_changed, (Datum) 0);
 	CacheRegisterSyscacheCallback(FOREIGNSERVEROID, connection_changed, (Datum) 0);
 	CacheRegisterSyscacheCallback(USERMAPPINGOID, connection_changed, (Datum) 0);
 	callbacks_registered = true;
@@ -128,7 +131,10 @@ make_plan(Pipeline *pipeline)
 										pipeline->plan->input_of_few, pipeline->plan->record_column,
 										pipeline->query->windowed);
 	if (pipeline->plan->grouped != NULL)
+	{
+		aggregates_check_rights(pipeline->plan->grouped->grouping);
 		pipeline->emitter = emitter_create(pipeline->plan->grouped);
+	}
 	pipeline->sink = sink_open(pipeline->query->target, pipeline->query->own_target,
 							   pipeline->plan->result, pipeline->plan->query->key_columns);
 	watch_relations(pipeline->plan->input);
