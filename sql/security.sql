@@ -236,6 +236,13 @@ CREATE SERVER evil FOREIGN DATA WRAPPER velo OPTIONS (brokers 'h:1', "sasl.kerbe
 CREATE SERVER evil FOREIGN DATA WRAPPER velo OPTIONS (brokers 'h:1', "sasl.oauthbearer.token.endpoint.url" 'http://h');
 CREATE SERVER evil FOREIGN DATA WRAPPER velo OPTIONS (brokers 'h:1', "debug" 'all');
 CREATE SERVER evil FOREIGN DATA WRAPPER velo OPTIONS (brokers 'h:1', "sasl.password" 'hush');
+-- not even where a superuser has lent an identity
+RESET ROLE;
+CREATE SERVER lent FOREIGN DATA WRAPPER velo OPTIONS (brokers 'h:1', "ssl.key.location" '/nowhere');
+ALTER SERVER lent OWNER TO regress_velo_mallory;
+SET ROLE regress_velo_mallory;
+ALTER SERVER lent OPTIONS (SET brokers 'mallory:1');
+ALTER SERVER lent OPTIONS (ADD "client.id" 'x');
 CREATE USER MAPPING FOR CURRENT_USER SERVER theirs OPTIONS ("ssl.key.location" '/etc/passwd');
 CREATE USER MAPPING FOR CURRENT_USER SERVER theirs OPTIONS (brokers 'h:1');
 CREATE USER MAPPING FOR CURRENT_USER SERVER theirs OPTIONS ("sasl.passwrd" 'hush');
