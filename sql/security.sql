@@ -217,6 +217,22 @@ SELECT count(*) FROM velo.queries;
 SELECT count(*) > 0 AS streams FROM velo.streams;
 RESET IntervalStyle;
 
+-- more memory than is one's share: a million records of a hundred columns
+SELECT :'topic' || '_wide' AS topic_wide \gset
+SELECT velo.dev_create_topic(:'topic_wide', 1);
+SELECT string_agg('c' || i, ', ') AS columns, string_agg('c' || i || ' int', ', ') AS definitions FROM generate_series(1, 100) AS i \gset
+SET ROLE regress_velo_mallory;
+SET search_path = mallory;
+SELECT velo.create_stream('lines', 'line text', topic => :'topic_wide', brokers => :'brokers', format => 'raw');
+INSERT INTO lines SELECT '{}' FROM generate_series(1, 3000);
+SELECT velo.create_stream('wide', :'definitions', topic => :'topic_wide', brokers => :'brokers');
+SELECT velo.create_query('of_wide', format('SELECT count(*) FROM wide WHERE num_nulls(%s) = 100', :'columns'), options => '{"batch_size": 1000000, "pipeline_memory": "9 GB"}');
+SELECT velo.create_query('of_wide', format('SELECT count(*) FROM wide WHERE num_nulls(%s) = 100', :'columns'), options => '{"batch_size": 1000000, "pipeline_memory": "8192 kB"}');
+SELECT velo.wait('of_wide');
+SELECT records_in, batches > 2 AS batches FROM velo.pipelines WHERE query = 'of_wide';
+RESET ROLE;
+RESET search_path;
+
 -- ---------------------------------------------------------------- to get at the server's files and identity
 
 -- which properties there are for everybody hangs on librdkafka

@@ -279,6 +279,24 @@ open_stream(Pipeline *pipeline, PipelineStream *stream, StreamUse *use, List *pa
 	open_source(pipeline, stream);
 }
 
+/*
+ * Columns take memory by the record, however short that is: of many columns fewer records make a batch, so that it stays
+ * within its share of the pipeline's memory whatever batch_size the query's owner wants.
+ */
+static void
+bound_batch_size(Pipeline *pipeline)
+{
+	QueryOptions *options = &pipeline->query->options;
+	Size budget = (Size) options->pipeline_memory * 1024 / BATCH_SHARE;
+	Size needed = 0; /* by one record of each stream */
+
+	for (int s = 0; s < pipeline->plan->nstreams; s++)
+		needed += sizeof(Record) + sizeof(TimestampTz) +
+				  (bms_num_members(pipeline->plan->streams[s].wanted) + 1) *
+					  (sizeof(Datum) + sizeof(bool));
+	options->batch_size = Max(1, Min((Size) options->batch_size, budget / needed));
+}
+
 static void
 open_streams(Pipeline *pipeline)
 {
@@ -287,6 +305,7 @@ open_streams(Pipeline *pipeline)
 	BatchSet *set = &pipeline->set;
 
 	streams_are_stale = false;
+	bound_batch_size(pipeline);
 	pipeline->nstreams = n;
 	pipeline->streams = palloc0_array(PipelineStream, n);
 	set->nstreams = n;
