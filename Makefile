@@ -43,9 +43,21 @@ build/injection_points/%.o: %.c $(HEADERS)
 $(INJECTION_POINTS): $(OBJS:%=build/injection_points/%)
 	$(CC) $(CFLAGS) $(LDFLAGS) -shared -o $@ $^ $(SHLIB_LINK)
 
+# and for libFuzzer: what UndefinedBehaviorSanitizer finds is a trap, for its own library can't be in a server
+FUZZ = build/fuzz/velo.so
+FUZZ_CFLAGS = -std=gnu11 -O1 -g -fPIC -fwrapv -fno-strict-aliasing -fsanitize=fuzzer-no-link,undefined \
+	-fno-sanitize=alignment -fsanitize-trap=undefined $(PG_CFLAGS) -Wno-ignored-attributes
+
+build/fuzz/%.o: %.c $(HEADERS)
+	@mkdir -p $(@D)
+	clang $(FUZZ_CFLAGS) $(CPPFLAGS) -c -o $@ $<
+
+$(FUZZ): $(OBJS:%=build/fuzz/%) build/fuzz/test/fuzz/velo_fuzz.o
+	clang -shared -o $@ $^ $(SHLIB_LINK) $(shell clang -print-file-name=libclang_rt.fuzzer_no_main-$(shell uname -m).a) -lstdc++
+
 # ---------------------------------------------------------------- for users and developers
 
-.PHONY: setup installed demo test bench bench-peers bench-stages format
+.PHONY: setup installed demo test ready check-assert sanitize valgrind fuzz bench bench-peers bench-stages format
 
 BENCH_PROGRAMS = build/bench/bare_consumer build/bench/handwritten build/bench/load
 
@@ -64,9 +76,16 @@ demo: setup
 
 # TESTS="test/t/001_quickstart.pl ...": only these
 test: setup
-	@$(MAKE) -s installed $(BENCH_PROGRAMS) $(INJECTION_POINTS)
-	@$(MAKE) -s -C test/decode
+	@$(MAKE) -s ready
 	@test/run.sh perl test/run.pl $(TESTS)
+
+# all that the tests need
+ready: installed $(BENCH_PROGRAMS) $(INJECTION_POINTS)
+	@$(MAKE) -s -C test/decode
+
+# the tests, or libFuzzer, on a PostgreSQL with assertions, with sanitizers, under valgrind, built for that
+check-assert sanitize valgrind fuzz: setup
+	@test/check.sh $(patsubst check-%,%,$@) $(TESTS)
 
 # BENCH='REGEXP': only the cases whose names match
 bench: setup
@@ -100,4 +119,4 @@ build/peers/%/classes: $(wildcard bench/peers/*.java bench/peers/*/*.java)
 	$(if $(wildcard bench/peers/$*/META-INF),@cp -R bench/peers/$*/META-INF $@)
 
 format:
-	clang-format -i src/*.[ch] src/*/*.[ch] test/*.c bench/*.[ch]
+	clang-format -i src/*.[ch] src/*/*.[ch] test/*.c test/fuzz/*.c bench/*.[ch]

@@ -27,10 +27,27 @@
 #include "utils/lsyscache.h"
 #include "utils/syscache.h"
 
+/* Of anonymous records, whose values carry a number of their type that is good for one process only? */
+bool
+type_is_anonymous(Oid type)
+{
+	return type == RECORDOID || type == RECORDARRAYOID;
+}
+
+static bool
+takes_anonymous(const Aggref *aggref)
+{
+	ListCell *cell;
+
+	foreach (cell, aggref->aggargtypes)
+		if (type_is_anonymous(lfirst_oid(cell)))
+			return true;
+	return false;
+}
+
 /*
  * Must the input rows of an aggregate be kept, because its transition state can't be checkpointed, combined or
- * continued after the final function?  The number of an anonymous record's type, which its values carry, is good for
- * one process only, so states made of such values can't be checkpointed either.
+ * continued after the final function?  States made of anonymous records can't be checkpointed either.
  */
 bool
 aggregate_is_collected(const Aggref *aggref)
@@ -40,7 +57,7 @@ aggregate_is_collected(const Aggref *aggref)
 	bool result;
 
 	if (aggref->aggdistinct != NIL || aggref->aggorder != NIL ||
-		aggref->aggkind != AGGKIND_NORMAL || list_member_oid(aggref->aggargtypes, RECORDOID))
+		aggref->aggkind != AGGKIND_NORMAL || takes_anonymous(aggref))
 		return true;
 
 	tuple = SearchSysCache1(AGGFNOID, ObjectIdGetDatum(aggref->aggfnoid));
@@ -83,7 +100,7 @@ aggregate_is_distinct(const Aggref *aggref)
 	bool result;
 
 	if (list_length(aggref->aggdistinct) != 1 || list_length(aggref->args) != 1 ||
-		linitial_oid(aggref->aggargtypes) == RECORDOID)
+		takes_anonymous(aggref))
 		return false;
 	item = linitial_node(SortGroupClause, aggref->aggdistinct);
 	tuple = SearchSysCache1(AGGFNOID, ObjectIdGetDatum(aggref->aggfnoid));

@@ -292,7 +292,7 @@ struct GroupTable
 	bool collects; /* some aggregate is collected */
 	bool distinct; /* some are DISTINCT, and none is collected */
 	TupleDesc collected_desc;
-	bool *collected_record;  /* [spec->ncollected] is an anonymous record, kept as bytes */
+	Oid *collected_records;  /* [spec->ncollected] type if it is anonymous, and kept as bytes */
 	Datum *collected_values; /* [spec->ncollected], scratch */
 	bool *collected_nulls;
 	Key *keys;
@@ -459,6 +459,7 @@ extern void hopping_init(GroupTable *table);
 extern void hopping_apply(GroupTable *table, InputRows *rows, int from, TimestampTz closed);
 
 /* aggregate.c */
+extern bool type_is_anonymous(Oid type);
 extern void aggregates_init(GroupTable *table);
 extern uint32 aggregates_fingerprint(const GroupTable *table);
 extern void aggregates_enter(GroupTable *table, Window *window);

@@ -205,7 +205,7 @@ CREATE OPERATOR CLASS poor_ops DEFAULT FOR TYPE poor USING hash AS OPERATOR 1 =,
 CREATE OPERATOR CLASS poor_btree_ops DEFAULT FOR TYPE poor USING btree AS
 	OPERATOR 1 <, OPERATOR 2 <=, OPERATOR 3 =, OPERATOR 4 >=, OPERATOR 5 >, FUNCTION 1 poor_cmp(poor, poor);
 SQL
-	$pg->query("SELECT velo.create_query('colliding', '$select', pipelines => 1, options => '{\"pipeline_memory\": \"8 MB\", \"batch_size\": 500}')");
+	$pg->query("SELECT velo.create_query('colliding', '$select', pipelines => 1, options => '{\"pipeline_memory\": \"8 MB\", \"batch_size\": 500, \"commit_interval\": \"10 s\"}')");
 	done('colliding');
 	cmp_ok(stored('colliding'), '>', 1000, 'colliding: groups are stored');
 	for my $part (0 .. 4)
@@ -349,6 +349,25 @@ SQL
 
 	cmp_ok($most, '<', 500_000, 'what functions make of long records is not in memory for all of them at once');
 	$pg->query(q{SELECT velo.drop_query('evaluated')});
+}
+
+# ---------------------------------------------------------------- anonymous records
+
+{
+	my $select = q{SELECT k % 2 AS odd, count(DISTINCT (k, ts)) AS n, count(DISTINCT ARRAY[ROW(k, 'x'::text), NULL]) AS d,
+		max(ARRAY[ROW(k, ARRAY[[ROW(ts)], [ROW(k)]])])::text AS m FROM pairs GROUP BY 1};
+
+	create_stream('pairs', 1);
+	$pg->query("SELECT velo.create_query('paired', '@{[$select =~ s/'/''/gr]}')");
+	for my $keys ([ 1 .. 6 ], [ 4 .. 9 ])
+	{
+		produce('pairs', map { [ 0, $_, $_ ] } @$keys);
+		done('paired');
+		# the number of a record's type means nothing to another process
+		$pg->restart;
+	}
+	is($pg->query('SELECT * FROM paired ORDER BY 1'), $pg->query("$select ORDER BY 1"), 'paired: the answer is right');
+	$pg->query(q{SELECT velo.drop_query('paired')});
 }
 
 unlike($pg->log, qr/PANIC|TRAP|terminated by signal (?!9)/, 'nothing crashed');

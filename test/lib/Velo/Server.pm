@@ -51,6 +51,8 @@ sub installation_with
 	return "$dir$from{bindir}";
 }
 
+my @servers;
+
 # options: name, dev_broker (true: with the development broker), conf (hash of settings), start (default true), disk (a
 # Velo::Disk that it sees), library (another one of velo's than that which is installed)
 sub new
@@ -80,6 +82,8 @@ sub new
 		log_line_prefix => '%m [%p] %b %q%d ',
 		'velo.dev_broker_port' => $self->{broker_port} // 0,
 		%{ $options{conf} // {} });
+	$self->{owner} = $$;
+	push @servers, $self;
 	$self->start unless exists $options{start} && !$options{start};
 	return $self;
 }
@@ -112,6 +116,10 @@ sub start
 
 	my @command = ("$self->{bindir}/postgres", '-D', $self->{data});
 
+	# test/check.sh says where the suppressions are
+	unshift @command, 'valgrind', '--quiet', '--leak-check=no', '--track-origins=yes', '--gen-suppressions=all', '--error-markers=VALGRIND-ERROR,VALGRIND-END',
+	  "--suppressions=$ENV{VELO_VALGRIND}"
+	  if $ENV{VELO_VALGRIND};
 	@command = $self->{disk}->inside('INT', @command) if $self->{disk};
 	$self->{pid} = spawn($self->{logfile}, 'INT', @command);
 	my $ready = wait_for(
@@ -229,6 +237,18 @@ sub log_tail
 	my @lines = split /^/, $self->log;
 
 	return join '', @lines > 30 ? @lines[ -30 .. -1 ] : @lines;
+}
+
+# What no server may ever have in its log, whatever is tested: a failed assertion, and what sanitizers and valgrind report.
+END
+{
+	for my $server (grep { $_->{owner} == $$ } @servers)
+	{
+		my ($line) = $server->log =~ /^(.*(?:TRAP: |AddressSanitizer: |runtime error: |VALGRIND-ERROR).*)$/m or next;
+
+		print STDERR "in $server->{logfile}: $line\n";
+		$? ||= 1;
+	}
 }
 
 # Address of the development broker.
