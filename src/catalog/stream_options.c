@@ -9,9 +9,9 @@
 
 #include "commands/defrem.h"
 #include "common/int.h"
+#include "miscadmin.h"
 #include "nodes/parsenodes.h"
 #include "utils/builtins.h"
-#include "utils/guc.h"
 #include "utils/timestamp.h"
 #include "utils/varlena.h"
 
@@ -85,15 +85,21 @@ pg_attribute_noreturn() later_value(DefElem *def, const char *valid)
 Interval *
 option_interval(const char *text)
 {
-	int level = NewGUCNestLevel();
-	Interval *result;
+	int style = IntervalStyle;
+	Datum result = (Datum) 0;
 
-	(void) set_config_option("IntervalStyle", "postgres", PGC_USERSET, PGC_S_SESSION,
-							 GUC_ACTION_SAVE, true, 0, false);
-	result = DatumGetIntervalP(DirectFunctionCall3(
-		interval_in, CStringGetDatum(text), ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1)));
-	AtEOXact_GUC(false, level);
-	return result;
+	IntervalStyle = INTSTYLE_POSTGRES;
+	PG_TRY();
+	{
+		result = DirectFunctionCall3(interval_in, CStringGetDatum(text),
+									 ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1));
+	}
+	PG_FINALLY();
+	{
+		IntervalStyle = style;
+	}
+	PG_END_TRY();
+	return DatumGetIntervalP(result);
 }
 
 static void
