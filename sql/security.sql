@@ -47,7 +47,7 @@ TABLE velo.query;
 TABLE velo.query_error;
 TABLE velo.query_state;
 TABLE velo.dead_letter;
-SELECT velo.query_name(id), velo.may_read_letter(id, 'victim.s') FROM (SELECT oid::regclass FROM pg_class WHERE relnamespace = 'velo_queries'::regnamespace) AS queries(id);
+SELECT velo.query_name(id), velo.may_read_letter(id, 'victim.s') FROM (SELECT oid::regclass FROM pg_class WHERE relnamespace = 'velo_queries'::regnamespace) AS queries(id) ORDER BY 1;
 SELECT velo.wait('victim.q');
 SELECT velo.explain('SELECT k FROM victim.s');
 SELECT velo.explain('SELECT k, count(*) FROM victim.s GROUP BY k', 'ANALYZE');
@@ -87,7 +87,7 @@ SELECT velo.resume_query('mallory.windowed');
 SET ROLE regress_velo_monitor;
 SELECT velo.wait('mallory.windowed');
 RESET ROLE;
-TABLE mallory.ran;
+SELECT * FROM mallory.ran ORDER BY what COLLATE "C";
 SELECT velo.drop_query('mallory.windowed');
 -- a monitor puts a function in the place of a superuser's
 CREATE FUNCTION public.a_minute() RETURNS interval LANGUAGE plpgsql IMMUTABLE AS 'BEGIN PERFORM note(''a superuser''''s window''); RETURN ''1 min''; END';
@@ -98,7 +98,7 @@ SET search_path = mallory;
 SELECT velo.wait('public.trusted');
 RESET ROLE;
 RESET search_path;
-TABLE mallory.ran;
+SELECT * FROM mallory.ran ORDER BY what COLLATE "C";
 SELECT velo.drop_query('public.trusted');
 DROP FUNCTION public.note(text), public.a_minute();
 
@@ -110,7 +110,7 @@ CREATE FOREIGN TABLE bait (k trap) SERVER velo OPTIONS (topic :'topic', brokers 
 GRANT SELECT ON bait TO PUBLIC;
 RESET ROLE;
 SELECT * FROM mallory.bait;
-TABLE mallory.ran;
+SELECT * FROM mallory.ran ORDER BY what COLLATE "C";
 SELECT velo.create_query('public.eater', 'SELECT k FROM mallory.bait');
 SELECT velo.wait('public.eater');
 SET ROLE regress_velo_mallory;
@@ -119,7 +119,7 @@ RESET ROLE;
 INSERT INTO victim.s VALUES ('more', 1, '2026-01-01');
 SELECT velo.wait('public.eater');
 SELECT * FROM public.eater;
-TABLE mallory.ran;
+SELECT * FROM mallory.ran ORDER BY what COLLATE "C";
 SELECT velo.drop_query('public.eater');
 -- whoever has no more rights than the owner of a stream reads it with their own, as any foreign table
 SET ROLE regress_velo_victim;
