@@ -18,7 +18,8 @@ SHLIB_LINK = -lrdkafka -lm -Wl,-Bsymbolic-functions
 override with_llvm := no
 
 REGRESS = $(patsubst sql/%.sql,%,$(sort $(wildcard sql/*.sql)))
-EXTRA_CLEAN = build/kafka_tool build/injection_points $(wildcard build/bench/* test/decode/*.o test/decode/*.so)
+EXTRA_CLEAN = build/kafka_tool build/injection_points build/older_version build/analyze \
+	$(wildcard build/bench/* build/fuzz/src test/decode/*.o test/decode/*.so)
 
 # on a fresh machine there is no pg_config before `make setup`
 ifneq ($(shell command -v $(PG_CONFIG)),)
@@ -43,6 +44,16 @@ build/injection_points/%.o: %.c $(HEADERS)
 $(INJECTION_POINTS): $(OBJS:%=build/injection_points/%)
 	$(CC) $(CFLAGS) $(LDFLAGS) -shared -o $@ $^ $(SHLIB_LINK)
 
+# the same, but of the version before, for tests (see src/catalog/extension.c)
+OLDER_VERSION = build/older_version/velo.so
+
+build/older_version/extension.o: src/catalog/extension.c $(HEADERS)
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) $(CPPFLAGS) -DVELO_VERSION='"0.9"' -c -o $@ $<
+
+$(OLDER_VERSION): $(filter-out src/catalog/extension.o,$(OBJS)) build/older_version/extension.o
+	$(CC) $(CFLAGS) $(LDFLAGS) -shared -o $@ $^ $(SHLIB_LINK)
+
 # and for libFuzzer: what UndefinedBehaviorSanitizer finds is a trap, for its own library can't be in a server
 FUZZ = build/fuzz/velo.so
 FUZZ_CFLAGS = -std=gnu11 -O1 -g -fPIC -fwrapv -fno-strict-aliasing -fsanitize=fuzzer-no-link,undefined \
@@ -57,7 +68,7 @@ $(FUZZ): $(OBJS:%=build/fuzz/%) build/fuzz/test/fuzz/velo_fuzz.o
 
 # ---------------------------------------------------------------- for users and developers
 
-.PHONY: setup installed demo test ready check-assert sanitize valgrind fuzz bench bench-peers bench-stages format
+.PHONY: setup installed demo test ready check-assert sanitize valgrind fuzz analyze bench bench-peers bench-stages format
 
 BENCH_PROGRAMS = build/bench/bare_consumer build/bench/handwritten build/bench/load
 
@@ -80,7 +91,7 @@ test: setup
 	@test/run.sh perl test/run.pl $(TESTS)
 
 # all that the tests need
-ready: installed $(BENCH_PROGRAMS) $(INJECTION_POINTS)
+ready: installed $(BENCH_PROGRAMS) $(INJECTION_POINTS) $(OLDER_VERSION)
 	@$(MAKE) -s -C test/decode
 
 # the tests, or libFuzzer, on a PostgreSQL with assertions, with sanitizers, under valgrind, built for that
@@ -104,6 +115,14 @@ bench-stages: setup
 	@$(MAKE) -s installed $(BENCH_PROGRAMS)
 	@test/run.sh perl bench/stages.pl 3 3> build/stacks
 	@bench/flame.pl build/stacks build/flame
+
+# clang's static analyser, which is to find nothing; what can't be, assertions tell it
+analyze: $(OBJS:%.o=build/analyze/%.txt)
+
+build/analyze/%.txt: %.c $(HEADERS)
+	@mkdir -p $(@D)
+	@clang --analyze --analyzer-output text -Xclang -analyzer-werror -std=gnu11 -DUSE_ASSERT_CHECKING -w $(CPPFLAGS) -o $@ $<
+	@touch $@
 
 build/kafka_tool: test/kafka_tool.c
 	@mkdir -p $(@D)

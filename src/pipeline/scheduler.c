@@ -221,6 +221,18 @@ wanted_of_query(const QueryInfo *query, List *wanted)
 	return wanted;
 }
 
+/* Once for each scheduler, which has nothing to do then, and ends. */
+static void
+say_if_extension_does_not_fit(void)
+{
+	static bool said = false;
+
+	if (said || extension_fits())
+		return;
+	extension_check(LOG);
+	said = true;
+}
+
 /* List of WantedPipeline in the current memory context; *anything: there are queries, running or not. */
 static List *
 read_wanted(bool *anything)
@@ -241,6 +253,7 @@ read_wanted(bool *anything)
 		*anything = true;
 		wanted = wanted_of_query(query, wanted);
 	}
+	say_if_extension_does_not_fit();
 	commit_transaction();
 	MemoryContextSwitchTo(caller);
 	return wanted;

@@ -55,6 +55,8 @@ check_query(Oid id)
 	ListCell *lc;
 
 	if (query == NULL)
+		extension_check(ERROR);
+	if (query == NULL)
 		ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT), errmsg("the query has been dropped")));
 	if (query->in_progress)
 		ereport(
@@ -237,6 +239,7 @@ queries_to_wait_for(FunctionCallInfo fcinfo)
 	List *ids;
 	ListCell *lc;
 
+	extension_check(ERROR);
 	if (PG_ARGISNULL(0))
 		ids = query_list();
 	else

@@ -895,6 +895,7 @@ fold_private_groups(Pipeline *pipeline)
 	for (int i = 0; i < MAX_PIPELINES_PER_QUERY; i++)
 	{
 		GroupTable *own;
+		bool more;
 
 		if (!group_state_is_private(pipeline->id, i))
 			continue;
@@ -903,12 +904,15 @@ fold_private_groups(Pipeline *pipeline)
 								 query->options.pipeline_memory, false);
 		group_table_load(own);
 		VELO_INJECTION_POINT("before-fold-private");
-		group_table_fold(pipeline->groups, own);
-		group_table_destroy(own);
 		MemoryContextSwitchTo(pipeline->round_context);
-		emit_changed(pipeline);
-		/* the shared groups leave memory, which those of the next pipeline may need */
-		group_table_checkpoint(pipeline->groups, DT_NOBEGIN);
+		do
+		{
+			more = group_table_fold(pipeline->groups, own);
+			emit_changed(pipeline);
+			/* the shared groups leave memory, which the next ones may need */
+			group_table_checkpoint(pipeline->groups, DT_NOBEGIN);
+		} while (more);
+		group_table_destroy(own);
 		VELO_INJECTION_POINT("after-fold-private");
 	}
 }

@@ -310,6 +310,34 @@ aggregates_init(GroupTable *table)
 	}
 }
 
+/*
+ * Are the bytes of states the same in all versions of PostgreSQL that this code is for?  Values are as in tables, which
+ * pg_upgrade takes over; but what a serialisation function writes is its own business.  These write the same from 15 to
+ * 17.
+ */
+bool
+aggregates_are_portable(const GroupTable *table)
+{
+	for (int i = 0; i < table->ntransitions; i++)
+	{
+		const Transition *trans = &table->transitions[i];
+
+		if (!trans->internal)
+			continue;
+		switch (trans->deserialise->flinfo->fn_oid)
+		{
+			case F_INT8_AVG_DESERIALIZE:
+			case F_NUMERIC_AVG_DESERIALIZE:
+			case F_NUMERIC_DESERIALIZE:
+			case F_NUMERIC_POLY_DESERIALIZE:
+				break;
+			default:
+				return false;
+		}
+	}
+	return true;
+}
+
 /* What the bytes of states depend on, beyond the major version. */
 uint32
 aggregates_fingerprint(const GroupTable *table)
@@ -322,7 +350,14 @@ aggregates_fingerprint(const GroupTable *table)
 
 		result = hash_combine(result, trans->transtype);
 		if (trans->internal)
+		{
+			ListCell *lc;
+
+			/* array_agg() writes the OID of its argument's type */
 			result = hash_combine(result, trans->deserialise->flinfo->fn_oid);
+			foreach (lc, trans->pertrans.aggref->aggargtypes)
+				result = hash_combine(result, lfirst_oid(lc));
+		}
 		if (trans->distinct != NULL)
 			result = hash_combine(result, trans->distinct->equal->flinfo->fn_oid);
 	}

@@ -751,6 +751,7 @@ load_states(Loader *loader)
 		StringInfoData in;
 		uint32 len;
 
+		CHECK_FOR_INTERRUPTS();
 		if ((entry->group.flags & ENTRY_GONE) != 0)
 			continue;
 		if (bytes == NULL)

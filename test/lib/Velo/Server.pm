@@ -12,10 +12,8 @@ package Velo::Server;
 use strict;
 use warnings;
 
-use File::Basename qw(dirname);
 use File::Copy qw(copy);
 use File::Path qw(make_path);
-use File::Spec;
 use Time::HiRes qw(time);
 use Velo::Process qw(scratch_dir free_port wait_for spawn finish run_command children);
 
@@ -24,11 +22,12 @@ sub bindir
 	return $ENV{VELO_BINDIR} // die("VELO_BINDIR is not set: run this through test/run.sh\n");
 }
 
-# Make an installation in $dir that has $library as velo's, the rest of it being links; returns where its programs are.
-# PostgreSQL finds the other directories by the place of the program.
+# Make an installation in $dir that has $library as velo's, if given, and $files (hash of names and contents) in the
+# directory of extensions, the rest of it being links; returns where its programs are.  PostgreSQL finds the other
+# directories by the place of the program.
 sub installation_with
 {
-	my ($dir, $library) = @_;
+	my ($dir, $library, $files) = @_;
 	my %from;
 
 	for my $kind (qw(bindir pkglibdir sharedir))
@@ -38,23 +37,38 @@ sub installation_with
 		die "pg_config failed:\n$err" if $status;
 		chomp($from{$kind} = $out);
 	}
-	make_path("$dir$from{bindir}", "$dir$from{pkglibdir}", "$dir" . dirname($from{sharedir}));
-	for my $file (map { glob "$from{$_}/*" } qw(bindir pkglibdir))
+	make_path("$dir$from{bindir}", "$dir$from{pkglibdir}", "$dir$from{sharedir}/extension");
+	for my $file (map { glob } "$from{bindir}/*", "$from{pkglibdir}/*", "$from{sharedir}/*", "$from{sharedir}/extension/*")
 	{
+		next if $file eq "$from{sharedir}/extension";
 		# a program that is a link would be found where it points to
 		my $copied = $file =~ m{/(?:postgres|initdb)$} ? copy($file, "$dir$file") && chmod(0755, "$dir$file") : undef;
 
-		$copied // symlink($file =~ m{/velo\.so$} ? File::Spec->rel2abs($library) : $file, "$dir$file")
-		  or die "$dir$file: $!\n";
+		$copied // symlink($file, "$dir$file") or die "$dir$file: $!\n";
 	}
-	symlink $from{sharedir}, "$dir$from{sharedir}" or die "$dir$from{sharedir}: $!\n";
+	replace_file("$dir$from{pkglibdir}/velo.so", Velo::Process::slurp($library)) if $library;
+	replace_file("$dir$from{sharedir}/extension/$_", $files->{$_}) for keys %{ $files // {} };
 	return "$dir$from{bindir}";
+}
+
+# Never written over: a running server may have it mapped.
+sub replace_file
+{
+	my ($path, $content) = @_;
+
+	unlink $path;
+	open my $file, '>:raw', $path or die "$path: $!\n";
+	print $file $content;
+	close $file or die "$path: $!\n";
+	return;
 }
 
 my @servers;
 
 # options: name, dev_broker (true: with the development broker), conf (hash of settings), start (default true), disk (a
-# Velo::Disk that it sees), library (another one of velo's than that which is installed)
+# Velo::Disk that it sees), library (another one of velo's than that which is installed), extension_files (hash of names
+# and contents, to have in the directory of extensions), backup_of (a server of which it is a base backup), standby (true:
+# and which it follows)
 sub new
 {
 	my ($class, %options) = @_;
@@ -63,14 +77,19 @@ sub new
 		dir => $dir,
 		data => "$dir/data",
 		logfile => "$dir/postgresql.log",
-		bindir => $options{library} ? installation_with($dir, $options{library}) : bindir(),
+		bindir => $options{library} || $options{extension_files}
+		? installation_with($dir, $options{library}, $options{extension_files})
+		: bindir(),
 		port => free_port(),
 		disk => $options{disk}
 	}, $class;
-	my ($status, $out, $err) = run_command('', "$self->{bindir}/initdb", '--no-sync', '--auth=trust',
-		'--username=postgres', '--encoding=UTF8', '--locale=C', $self->{data});
+	my ($status, $out, $err) = run_command('', $options{backup_of}
+		? ("$self->{bindir}/pg_basebackup", '-h', $options{backup_of}{dir}, '-p', $options{backup_of}{port}, '-U', 'postgres',
+			'-D', $self->{data}, '--checkpoint=fast', '--no-sync', $options{standby} ? '--write-recovery-conf' : ())
+		: ("$self->{bindir}/initdb", '--no-sync', '--auth=trust', '--username=postgres', '--encoding=UTF8', '--locale=C',
+			$self->{data}));
 
-	die "initdb failed:\n$out$err" if $status;
+	die "no data directory:\n$out$err" if $status;
 	$self->{broker_port} = free_port() if $options{dev_broker};
 	$self->configure(
 		port => $self->{port},
