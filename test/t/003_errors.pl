@@ -503,6 +503,13 @@ SQL
 	done('of_gap_fail');
 	is($pg->query('SELECT id FROM of_gap_fail'), 1, 'restart_query with a start begins anew');
 	is(figures('of_gap_fail'), 'running|1|0|0|0|0', 'and sets all counters to 0');
+
+	# and one without records has no lag, whatever the old one had
+	$kafka->delete_topic('gap_continue');
+	wait_for(sub { ($kafka->tool('', 'create', 'gap_continue', 2))[0] == 0 });
+	ok($pg->wait_until(q{SELECT bool_and(committed_offset = 0) FROM velo.partitions WHERE query = 'of_gap_continue'}), 'on_gap continue: a topic made anew is read from its first record on');
+	is($pg->query(q{SELECT lag FROM velo.queries WHERE name = 'of_gap_continue'}), 0, 'and has no lag')
+	  or diag($pg->query(q{SELECT * FROM velo.partitions WHERE query = 'of_gap_continue'}));
 	drop('of_gap_fail', 'of_gap_continue');
 }
 
