@@ -513,6 +513,20 @@ SQL
 	drop('of_gap_fail', 'of_gap_continue');
 }
 
+# ---------------------------------------------------------------- a topic that has gone when its reader ends
+
+{
+	create_stream('gone', 2);
+	create_query('of_gone', 'SELECT id FROM gone', 'pipelines => 1');
+	$kafka->produce('gone', [ map { [ $_ % 2, undef, undef, good($_) ] } 0 .. 9 ]);
+	done('of_gone');
+	$kafka->delete_topic('gone');
+	$pg->query(q{SELECT velo.pause_query('of_gone')});
+	# librdkafka 2.0 never closes such a connection
+	ok($pg->wait_until(q{SELECT count(*) = 0 FROM pg_stat_activity WHERE query LIKE 'velo: query of_gone%'}, 30), 'a pipeline whose topic has gone ends when told to');
+	drop('of_gone');
+}
+
 # ---------------------------------------------------------------- topics made anew, with as many records as before
 
 SKIP:
