@@ -983,6 +983,18 @@ query_errors(Oid id)
 	return errors;
 }
 
+const QueryError *
+query_latest_error(List *errors)
+{
+	const QueryError *latest = NULL;
+	ListCell *lc;
+
+	foreach (lc, errors)
+		if (latest == NULL || ((QueryError *) lfirst(lc))->at > latest->at)
+			latest = lfirst(lc);
+	return latest;
+}
+
 /* The longest delay between two attempts to run a pipeline of the query, in ms. */
 static int
 retry_max_delay(Oid id)

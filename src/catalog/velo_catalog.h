@@ -290,6 +290,8 @@ extern bool query_run_is_unproven(Oid id, int pipeline);
  */
 extern bool query_forgive_crash(Oid id, int pipeline);
 extern List *query_errors(Oid id); /* of QueryError */
+/* The one to show: of a failed query that which it failed of, for others may still have waited; NULL if there is none. */
+extern const QueryError *query_latest_error(List *errors);
 extern void query_clear_errors(Oid id);
 /*
  * When to try again after one more failure: at twice the delay of the last time, up to the query's

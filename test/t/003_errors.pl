@@ -106,8 +106,11 @@ sub good { my ($id, $v, $k) = @_; return sprintf '{"id": %d, "k": "%s", "v": %s}
 	like($pg->query(q{SELECT error FROM velo.queries WHERE name = 'bad_fails'}), qr{bad/0/1 }, 'fail: the error names the record');
 	is($pg->query('SELECT id FROM bad_fails'), 1, 'fail: what precedes it is there');
 	is($pg->query(q{SELECT committed_offset FROM velo.partitions WHERE query = 'bad_fails'}), 1, 'fail: nothing after it is committed');
+	# another pipeline may have waited for something before
+	$pg->query(q{INSERT INTO velo.query_error VALUES ('velo_queries.bad_fails'::regclass, 1, 'waiting', '08001', NULL, now() - interval '1 min', NULL, 1, false)});
 	my (undef, undef, $error) = $pg->psql(q{SELECT velo.wait('bad_fails')});
-	like($error, qr/has failed/, 'fail: velo.wait() says so');
+	like($error, qr{has failed\nDETAIL:  .*bad/0/1 }, 'fail: velo.wait() says so, and why');
+	$pg->query(q{DELETE FROM velo.query_error WHERE pipeline = 1});
 	$pg->query(q{SELECT velo.alter_query('bad_fails', '{"on_error": "skip"}'); SELECT velo.restart_query('bad_fails')});
 	done('bad_fails');
 	is($pg->query(q{SELECT string_agg(id::text, ',' ORDER BY id) FROM bad_fails}), '1,3,4,5,6,8', 'fail: and goes on past it');
