@@ -93,8 +93,9 @@ client_shutdown(KafkaClient *client)
 	client->rk = NULL;
 	dlist_delete(&client->link);
 	if (!kafka_question_abandon(client) && !kafka_handle_close(rk, client->topic, client->events))
-		ereport(LOG, errmsg("could not close the connection to Kafka broker \"%s\"", client->brokers),
-				errdetail("librdkafka does not end its threads; they stay until the process ends."));
+		ereport(
+			LOG, errmsg("could not close the connection to Kafka broker \"%s\"", client->brokers),
+			errdetail("librdkafka does not end its threads; they stay until the process ends."));
 }
 
 static void

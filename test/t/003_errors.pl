@@ -657,6 +657,25 @@ SKIP:
 	is($pg->query('SELECT count(*) FROM velo.query_state'), 0, 'and nothing of it is left');
 }
 
+# ---------------------------------------------------------------- no temporary files
+
+{
+	create_stream('sorted', 1);
+	$kafka->produce('sorted', [ map { [ 0, undef, undef, good($_) ] } 1 .. 20_000 ]);
+	$pg->query(q{ALTER SYSTEM SET temp_file_limit = 0; ALTER SYSTEM SET work_mem = '64kB'; SELECT pg_reload_conf()});
+	create_query('of_sorted', 'SELECT md5(string_agg(id::text, $$,$$ ORDER BY id DESC)) AS m FROM sorted', 'pipelines => 1', q{options => '{"retry_max_delay": "1 min"}'});
+	ok($pg->wait_until(q{SELECT max(attempts) > 3 FROM velo.query_error WHERE query = 'velo_queries.of_sorted'::regclass}), 'without temporary files a query waits');
+	is($pg->query(q{SELECT state, error, error_sqlstate FROM velo.queries WHERE name = 'of_sorted'}),
+		'waiting|temporary file size exceeds temp_file_limit (0kB)|53400', 'and says for what');
+	# it has the code of a pipeline that waits for a worker slot, which begins as soon as there is one
+	my @times = $pg->log =~ /^\S+ \d+:\d+:([\d.]+) .*temporary file size exceeds/mg;
+	cmp_ok(($times[-1] - $times[-2] + 60) % 60, '>=', 1, 'and tries again later and later') or diag("@times");
+	$pg->query('ALTER SYSTEM RESET temp_file_limit; ALTER SYSTEM RESET work_mem; SELECT pg_reload_conf()');
+	done('of_sorted');
+	is($pg->query('SELECT m FROM of_sorted'), $pg->query('SELECT md5(string_agg(id::text, $$,$$ ORDER BY id DESC)) FROM generate_series(1, 20000) AS id'), 'until there are some');
+	drop('of_sorted');
+}
+
 # ---------------------------------------------------------------- altering
 
 {
