@@ -34,7 +34,7 @@ $(OBJS): $(wildcard src/*.h $(ROOMS:%=src/%/*.h))
 
 # ---------------------------------------------------------------- for users and developers
 
-.PHONY: setup installed demo test bench bench-peers bench-stages format
+.PHONY: setup installed demo test soak bench bench-peers bench-stages format
 
 BENCH_PROGRAMS = build/bench/bare_consumer build/bench/handwritten build/bench/load
 
@@ -56,6 +56,11 @@ test: setup
 	@$(MAKE) -s installed $(BENCH_PROGRAMS)
 	@$(MAKE) -s -C test/decode
 	@test/run.sh perl test/run.pl $(TESTS)
+
+# SOAK_MINUTES=5, SOAK_SEED=..., SOAK_FAULTS='REGEXP': see test/soak.pl
+soak: setup
+	@$(MAKE) -s installed
+	@test/run.sh perl test/soak.pl
 
 # BENCH='REGEXP': only the cases whose names match
 bench: setup
