@@ -18,7 +18,8 @@ SHLIB_LINK = -lrdkafka -lm -Wl,-Bsymbolic-functions
 override with_llvm := no
 
 REGRESS = $(patsubst sql/%.sql,%,$(sort $(wildcard sql/*.sql)))
-EXTRA_CLEAN = build/kafka_tool $(wildcard build/bench/* test/decode/*.o test/decode/*.so)
+EXTRA_CLEAN = build/kafka_tool build/injection_points build/older_version build/analyze \
+	$(wildcard build/bench/* build/fuzz/src test/decode/*.o test/decode/*.so)
 
 # on a fresh machine there is no pg_config before `make setup`
 ifneq ($(shell command -v $(PG_CONFIG)),)
@@ -30,11 +31,44 @@ all install installcheck clean:
 endif
 
 # a change of any header rebuilds everything: there is no dependency tracking in PGXS
-$(OBJS): $(wildcard src/*.h $(ROOMS:%=src/%/*.h))
+HEADERS = $(wildcard src/*.h $(ROOMS:%=src/%/*.h))
+$(OBJS): $(HEADERS)
+
+# the same with injection points, for tests (see src/injection_point.h)
+INJECTION_POINTS = build/injection_points/velo.so
+
+build/injection_points/%.o: %.c $(HEADERS)
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) $(CPPFLAGS) -DVELO_INJECTION_POINTS -c -o $@ $<
+
+$(INJECTION_POINTS): $(OBJS:%=build/injection_points/%)
+	$(CC) $(CFLAGS) $(LDFLAGS) -shared -o $@ $^ $(SHLIB_LINK)
+
+# the same, but of the version before, for tests (see src/catalog/extension.c)
+OLDER_VERSION = build/older_version/velo.so
+
+build/older_version/extension.o: src/catalog/extension.c $(HEADERS)
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) $(CPPFLAGS) -DVELO_VERSION='"0.9"' -c -o $@ $<
+
+$(OLDER_VERSION): $(filter-out src/catalog/extension.o,$(OBJS)) build/older_version/extension.o
+	$(CC) $(CFLAGS) $(LDFLAGS) -shared -o $@ $^ $(SHLIB_LINK)
+
+# and for libFuzzer: what UndefinedBehaviorSanitizer finds is a trap, for its own library can't be in a server
+FUZZ = build/fuzz/velo.so
+FUZZ_CFLAGS = -std=gnu11 -O1 -g -fPIC -fwrapv -fno-strict-aliasing -fsanitize=fuzzer-no-link,undefined \
+	-fno-sanitize=alignment -fsanitize-trap=undefined $(PG_CFLAGS) -Wno-ignored-attributes
+
+build/fuzz/%.o: %.c $(HEADERS)
+	@mkdir -p $(@D)
+	clang $(FUZZ_CFLAGS) $(CPPFLAGS) -c -o $@ $<
+
+$(FUZZ): $(OBJS:%=build/fuzz/%) build/fuzz/test/fuzz/velo_fuzz.o
+	clang -shared -o $@ $^ $(SHLIB_LINK) $(shell clang -print-file-name=libclang_rt.fuzzer_no_main-$(shell uname -m).a) -lstdc++
 
 # ---------------------------------------------------------------- for users and developers
 
-.PHONY: setup installed demo test soak bench bench-peers bench-stages format
+.PHONY: setup installed demo test ready soak check-assert sanitize valgrind fuzz analyze bench bench-peers bench-stages format
 
 BENCH_PROGRAMS = build/bench/bare_consumer build/bench/handwritten build/bench/load
 
@@ -53,9 +87,16 @@ demo: setup
 
 # TESTS="test/t/001_quickstart.pl ...": only these
 test: setup
-	@$(MAKE) -s installed $(BENCH_PROGRAMS)
-	@$(MAKE) -s -C test/decode
+	@$(MAKE) -s ready
 	@test/run.sh perl test/run.pl $(TESTS)
+
+# all that the tests need
+ready: installed $(BENCH_PROGRAMS) $(INJECTION_POINTS) $(OLDER_VERSION)
+	@$(MAKE) -s -C test/decode
+
+# the tests, or libFuzzer, on a PostgreSQL with assertions, with sanitizers, under valgrind, built for that
+check-assert sanitize valgrind fuzz: setup
+	@test/check.sh $(patsubst check-%,%,$@) $(TESTS)
 
 # SOAK_MINUTES=5, SOAK_SEED=..., SOAK_FAULTS='REGEXP': see test/soak.pl
 soak: setup
@@ -80,6 +121,14 @@ bench-stages: setup
 	@test/run.sh perl bench/stages.pl 3 3> build/stacks
 	@bench/flame.pl build/stacks build/flame
 
+# clang's static analyser, which is to find nothing; what can't be, assertions tell it
+analyze: $(OBJS:%.o=build/analyze/%.txt)
+
+build/analyze/%.txt: %.c $(HEADERS)
+	@mkdir -p $(@D)
+	@clang --analyze --analyzer-output text -Xclang -analyzer-werror -std=gnu11 -DUSE_ASSERT_CHECKING -w $(CPPFLAGS) -o $@ $<
+	@touch $@
+
 build/kafka_tool: test/kafka_tool.c
 	@mkdir -p $(@D)
 	$(CC) -std=gnu11 -O2 -Wall -Wextra -Werror -o $@ $< -lrdkafka
@@ -94,4 +143,4 @@ build/peers/%/classes: $(wildcard bench/peers/*.java bench/peers/*/*.java)
 	$(if $(wildcard bench/peers/$*/META-INF),@cp -R bench/peers/$*/META-INF $@)
 
 format:
-	clang-format -i src/*.[ch] src/*/*.[ch] test/*.c bench/*.[ch]
+	clang-format -i src/*.[ch] src/*/*.[ch] test/*.c test/fuzz/*.c bench/*.[ch]

@@ -112,6 +112,7 @@ CREATE TABLE velo.query (
 	created_at timestamptz NOT NULL,
 	system_identifier bigint NOT NULL,
 	database oid NOT NULL,
+	made_in oid NOT NULL,
 	CONSTRAINT query_name_key UNIQUE (schema, name)
 );
 COMMENT ON TABLE velo.query IS 'continuous queries; see the view velo.queries';
@@ -119,6 +120,7 @@ COMMENT ON COLUMN velo.query.id IS 'the view that holds the bound SELECT';
 COMMENT ON COLUMN velo.query.owner IS 'who created or last resumed it; another owner of the view finds it paused';
 COMMENT ON COLUMN velo.query.system_identifier IS 'server on which it runs; elsewhere it is found paused';
 COMMENT ON COLUMN velo.query.database IS 'database in which it runs; elsewhere it is found paused';
+COMMENT ON COLUMN velo.query.made_in IS 'OID of this table; in one that was restored from a dump it is found paused';
 
 CREATE TABLE velo.query_partition (
 	query regclass,

@@ -65,7 +65,7 @@ INSERT INTO cases VALUES
         string_agg(DISTINCT buy::text, '/' ORDER BY buy::text DESC) AS b FROM trades GROUP BY symbol$$),
     ('distinct_values', $$SELECT symbol, count(DISTINCT n % 7) AS c, sum(DISTINCT n) AS s, avg(DISTINCT n % 9) AS a, sum(DISTINCT volume) AS v,
         sum(DISTINCT n) FILTER (WHERE buy) AS f, count(DISTINCT symbol) AS y, count(DISTINCT price * 1.00) AS p, count(DISTINCT tags) AS t,
-        count(DISTINCT extra) AS x, count(DISTINCT weight) AS w, count(DISTINCT repeat(n % 3 || '-', 5000)) AS l, count(*), sum(n % 7) AS m
+        count(DISTINCT extra) AS x, count(DISTINCT weight) AS w, count(DISTINCT repeat(n % 3 || '-', 5000)) AS l, count(*), sum(n % 7) AS m, count(n % 7) AS e, sum(n) AS u
         FROM trades GROUP BY symbol$$),
     ('filters', 'SELECT symbol, count(*) FILTER (WHERE buy) AS b, sum(price) FILTER (WHERE n > 1000) AS none, max(n) FILTER (WHERE NOT buy AND price > 3) AS m FROM trades GROUP BY symbol'),
     ('guarded', $$SELECT symbol, sum(100 / (n % 5)) FILTER (WHERE n % 5 <> 0) AS s, array_agg(7 / (n % 2) ORDER BY 9 / (n % 2), n) FILTER (WHERE n % 2 = 1) AS a,
@@ -236,6 +236,38 @@ SELECT kind, partition, "offset", convert_from(value, 'UTF8') AS value, message 
 INSERT INTO streams.shared VALUES (-20000, 1), (30000, 1);
 SELECT velo.wait('folded');
 TABLE folded;
+
+-- floats at their ends: of equal ones the last is the least and the greatest, what is no number is greater than all that
+-- are, and what would be too large does not fit
+SELECT count(velo.drop_query(name)) FROM velo.queries;
+SELECT velo.dev_create_topic(:'topic' || '.floats');
+SELECT velo.create_stream('streams.floats', 'g text, f float8, r float4', topic => :'topic' || '.floats', brokers => :'brokers');
+SELECT velo.create_query('least', 'SELECT g, min(f) AS a, max(f) AS b, min(r) AS c, max(r) AS d FROM floats GROUP BY g');
+SELECT velo.create_query('sums', 'SELECT g, sum(f), count(*) FROM floats GROUP BY g');
+SELECT velo.create_query('short_sums', 'SELECT g, sum(r), count(*) FROM floats GROUP BY g');
+SELECT velo.create_query('moments', 'SELECT g, avg(f), stddev(f), count(*) FROM floats GROUP BY g');
+SELECT velo.create_query('short_moments', 'SELECT g, avg(r), var_pop(r), count(*) FROM floats GROUP BY g');
+-- of a user's aggregate even PostgreSQL's own function finds a state that it does not expect
+CREATE AGGREGATE odd_avg(int) (sfunc = int4_avg_accum, stype = int8[], initcond = '{1}', combinefunc = int4_avg_combine);
+SELECT velo.create_query('odd', 'SELECT odd_avg(r::int) FROM floats WHERE g = ''not last'' AND r < 3');
+INSERT INTO streams.floats VALUES
+    ('zeros', '0', '0'), ('zeros', '-0', '-0'), ('signs', '-0', '-0'), ('signs', '0', '0'),
+    ('not first', 'NaN', 'NaN'), ('not first', 1, 1), ('not first', 2, 2), ('not last', 1, 1), ('not last', 2, 2), ('not last', 'NaN', 'NaN'),
+    ('endless', '-Infinity', '-Infinity'), ('endless', 5, 5), ('endless', 'Infinity', 'Infinity'), ('one', 'Infinity', '-Infinity'),
+    ('large', 1e308, 3e38), ('large', 1e308, 3e38), ('large', -1e308, -3e38), ('large', 7, 7), ('null', NULL, NULL);
+SELECT velo.wait();
+TABLE least ORDER BY g;
+TABLE sums ORDER BY g;
+TABLE short_sums ORDER BY g;
+TABLE moments ORDER BY g;
+TABLE short_moments ORDER BY g;
+TABLE odd;
+SELECT query, kind, "offset", convert_from(value, 'UTF8') AS value, message FROM velo.dead_letters
+WHERE stream = 'floats'::regclass ORDER BY query, "offset";
+-- the same by PostgreSQL, of what fits
+SELECT g, min(f), max(f), min(r), max(r), sum(f) FILTER (WHERE o <> 15), sum(r) FILTER (WHERE o <> 15), avg(r), var_pop(r),
+       avg(f) FILTER (WHERE g <> 'large'), stddev(f) FILTER (WHERE g <> 'large')
+FROM (SELECT g, f, r, row_number() OVER () - 1 AS o FROM floats) f GROUP BY g ORDER BY g;
 
 SET client_min_messages = warning;
 DROP SCHEMA results, streams, tables CASCADE;

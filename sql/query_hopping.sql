@@ -62,6 +62,10 @@ INSERT INTO cases VALUES
      'SELECT window_start, window_end, cash, count(*), max(n) FROM ticks, hop(ts, ''1 min'', ''10 s'') GROUP BY 1, 2, 3'),
     ('long_keys', 'SELECT label, count(*) FROM ticks JOIN labels USING (symbol) WINDOW HOPPING(1m, 10s) GROUP BY label EMIT FINAL',
      'SELECT window_start, window_end, label, count(*) FROM ticks JOIN labels USING (symbol), hop(ts, ''1 min'', ''10 s'') GROUP BY 1, 2, 3'),
+    ('long_values', 'SELECT n % 7 AS m, count(DISTINCT label) FROM ticks JOIN labels USING (symbol) WINDOW HOPPING(1m, 10s) GROUP BY 1 EMIT FINAL',
+     'SELECT window_start, window_end, n % 7, count(DISTINCT label) FROM ticks JOIN labels USING (symbol), hop(ts, ''1 min'', ''10 s'') GROUP BY 1, 2, 3'),
+    ('sorted_values', 'SELECT symbol, sum(DISTINCT price) AS s FROM ticks WHERE n < 3000 WINDOW HOPPING(1m, 10s) GROUP BY symbol EMIT FINAL',
+     'SELECT window_start, window_end, symbol, sum(DISTINCT price) FROM ticks, hop(ts, ''1 min'', ''10 s'') WHERE n < 3000 GROUP BY 1, 2, 3'),
     ('no_keys', 'SELECT count(*), string_agg(n::text, '','' ORDER BY n DESC) AS l FROM ticks WINDOW HOPPING(1m, 10s) EMIT FINAL',
      'SELECT window_start, window_end, count(*), string_agg(n::text, '','' ORDER BY n DESC) FROM ticks, hop(ts, ''1 min'', ''10 s'') GROUP BY 1, 2'),
     ('in_order', 'SELECT symbol, array_agg(n) AS l FROM ticks WINDOW HOPPING(1m, 10s) GROUP BY symbol EMIT FINAL',
@@ -77,6 +81,15 @@ FROM cases JOIN velo.queries q USING (name), compare(name, plain) ORDER BY name;
 SELECT count(*) AS late FROM tables.strict WHERE NOT EXISTS
     (SELECT FROM hop(ts, '30 s', '1 s') WHERE window_end + interval '5 s' > watermark OR watermark IS NULL);
 SELECT name, state, error, dead_letters FROM velo.queries WHERE state <> 'finished' OR dead_letters > 0 ORDER BY name;
+
+-- the first and the last of all times in one batch
+SELECT velo.dev_create_topic(:'topic' || '_ends');
+SELECT velo.create_stream('ends', 'ts timestamptz', topic => :'topic' || '_ends', brokers => :'brokers', event_time => 'ts', watermark => '1 s');
+INSERT INTO ends VALUES ('4713-12-01 00:00Z BC'), ('294276-12-01 00:00Z');
+SELECT velo.create_query('at_the_ends', 'SELECT count(*) FROM ends WINDOW HOPPING(2s, 1s) EMIT FINAL', stop => 'end');
+SELECT velo.wait('at_the_ends', '1 min');
+SELECT window_start AT TIME ZONE 'UTC' AS window_start, count FROM at_the_ends ORDER BY at_the_ends;
+
 SELECT count(velo.drop_query(name)) FROM velo.queries;
 SET client_min_messages = warning;
 DROP SCHEMA streams, tables, results CASCADE;

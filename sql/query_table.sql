@@ -89,7 +89,15 @@ INSERT INTO cases VALUES
         coalesce(symbol, '?') AS s, nullif(n, 7) AS seven, greatest(price, 20) AS g, length(symbol) AS l, n = 3 AS three,
         round(price, 1) AS r, n / 2.0 AS half, n & 5 AS bits, price IS DISTINCT FROM 3 AS d FROM trades$$),
     ('case', $$SELECT n, CASE WHEN price < 10 THEN 'low' WHEN price < 30 THEN 'middle' ELSE 'high' END AS class,
-        CASE symbol WHEN 'ACME' THEN 1 WHEN '' THEN 2 END AS code FROM trades$$),
+        CASE symbol WHEN 'ACME' THEN 1 WHEN '' THEN 2 END AS code,
+        CASE n % 3 WHEN 0 THEN CASE n % 2 WHEN 0 THEN 'a' WHEN 1 THEN 'b' END WHEN 1 THEN 'c' END AS nested FROM trades$$),
+    ('nulls', $$SELECT n, nullif(n, volume) AS a, nullif(symbol, 'ACME') AS b, volume IS DISTINCT FROM volume AS c, symbol IS DISTINCT FROM 'ACME' AS d,
+        (volume > 9) IS TRUE AS e, (volume > 9) IS NOT TRUE AS f, (volume > 9) IS FALSE AS g, (volume > 9) IS NOT FALSE AS h,
+        (volume > 9) IS UNKNOWN AS i, (volume > 9) IS NOT UNKNOWN AS j, CASE CASE n % 3 WHEN 0 THEN symbol END WHEN 'ACME' THEN 1
+        ELSE CASE n % 2 WHEN 1 THEN 3 END END AS k FROM trades$$),
+    ('no_numbers', $$SELECT n, f = 'NaN' AS a, f <> 'NaN' AS b, 9 < f AS c, 9 <= f AS d, f > 9 AS e, f >= 9 AS g, r = 'NaN' AS h, 9::float4 < r AS i,
+        r >= 9::float4 AS j, r = f AS k, f < r AS l, f - f AS m, -f AS o
+        FROM (SELECT n, v::float8 AS f, v::float4 AS r FROM (SELECT n, CASE n % 4 WHEN 0 THEN 'NaN' WHEN 1 THEN '-Infinity' ELSE n::text END AS v FROM trades) t) t$$),
     ('dates', $$SELECT n, date_trunc('hour', ts) AS hour, ts + interval '1 day' AS tomorrow, extract(second FROM ts) AS s, ts::date AS d,
         to_char(ts, 'YYYY-MM-DD HH24:MI') AS c, age(ts, '2020-01-01') AS a, ts AT TIME ZONE 'Europe/Berlin' AS local FROM trades$$),
     ('json', $$SELECT n, extra->'a' AS a, extra->>'a' AS t, (extra->>'a')::int + 1 AS i, extra #>> '{b,1}' AS two, extra ? 'b' AS has,

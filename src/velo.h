@@ -12,10 +12,16 @@
 #include "postgres.h"
 
 #include "compat.h"
+#include "injection_point.h"
 
 /* known transitions and column-at-a-time functions take a bigint and a float8 to be passed by value */
 StaticAssertDecl(SIZEOF_DATUM == 8, "velo needs a 64-bit machine");
 
+#define VELO_EXTENSION "velo"
+/* of the objects that this library knows: default_version in velo.control.  Tests build a library of another one. */
+#ifndef VELO_VERSION
+#define VELO_VERSION "1.0"
+#endif
 #define VELO_SCHEMA "velo"
 /* one view per query lives here: the object that PostgreSQL's dependencies know a query by */
 #define VELO_QUERY_SCHEMA "velo_queries"

@@ -68,7 +68,8 @@ enum
 	QUERY_CREATED_AT,
 	QUERY_SYSTEM_IDENTIFIER,
 	QUERY_DATABASE,
-	QUERY_NATTS = QUERY_DATABASE
+	QUERY_MADE_IN,
+	QUERY_NATTS = QUERY_MADE_IN
 };
 
 /* columns of velo.query_partition */
@@ -313,15 +314,19 @@ write_settings(List *settings)
 }
 
 /*
- * The query is found paused where the dump was restored, the database copied, or the view's owner is no longer who
- * agreed to run it.
+ * A query that runs, or has failed, is found paused where the dump was restored, the database copied, or the view's
+ * owner is no longer who agreed to run it.
  */
 static const char *
-reason_to_pause(int64 system_identifier, Oid database, Oid row_owner, Oid view_owner)
+reason_to_pause(HeapTuple tuple, const Datum *values, Oid view_owner)
 {
-	if ((uint64) system_identifier != GetSystemIdentifier() || database != MyDatabaseId)
+	if (DatumGetInt64(values[QUERY_SYSTEM_IDENTIFIER]) != (int64) GetSystemIdentifier() ||
+		DatumGetObjectId(values[QUERY_DATABASE]) != MyDatabaseId)
 		return "the query was made in another database, of which this is a copy";
-	if (row_owner != view_owner)
+	/* the rest of a dump may be still to come, and nothing depends on anything yet */
+	if (DatumGetObjectId(values[QUERY_MADE_IN]) != tuple->t_tableOid)
+		return "the query was restored from a dump";
+	if (DatumGetObjectId(values[QUERY_OWNER]) != view_owner)
 		return "the query has a new owner";
 	return NULL;
 }
@@ -368,10 +373,10 @@ read_row(HeapTuple tuple, TupleDesc desc)
 	query->in_progress =
 		TransactionIdIsCurrentTransactionId(HeapTupleHeaderGetRawXmin(tuple->t_data));
 
-	query->paused_because = reason_to_pause(DatumGetInt64(values[QUERY_SYSTEM_IDENTIFIER]),
-											DatumGetObjectId(values[QUERY_DATABASE]),
-											DatumGetObjectId(values[QUERY_OWNER]), query->owner);
-	if (query->paused_because != NULL && query->state != QUERY_FINISHED)
+	query->paused_because = reason_to_pause(tuple, values, query->owner);
+	if (query->state == QUERY_PAUSED || query->state == QUERY_FINISHED)
+		query->paused_because = NULL;
+	else if (query->paused_because != NULL)
 		query->state = QUERY_PAUSED;
 
 	query_read_options(query->own_options, NULL, &query->options);
@@ -477,7 +482,7 @@ query_lock(Oid id)
 /* ------------------------------------------------------------------ writing */
 
 static void
-fill_row(const QueryInfo *query, Datum *values, bool *nulls)
+fill_row(Relation rel, const QueryInfo *query, Datum *values, bool *nulls)
 {
 	memset(nulls, false, sizeof(bool) * (QUERY_NATTS + 1));
 	values[QUERY_ID] = ObjectIdGetDatum(query->id);
@@ -509,6 +514,7 @@ fill_row(const QueryInfo *query, Datum *values, bool *nulls)
 	values[QUERY_CREATED_AT] = TimestampTzGetDatum(query->created_at);
 	values[QUERY_SYSTEM_IDENTIFIER] = Int64GetDatum((int64) GetSystemIdentifier());
 	values[QUERY_DATABASE] = ObjectIdGetDatum(MyDatabaseId);
+	values[QUERY_MADE_IN] = ObjectIdGetDatum(RelationGetRelid(rel));
 }
 
 void
@@ -518,7 +524,7 @@ query_insert(const QueryInfo *query)
 	Datum values[QUERY_NATTS + 1];
 	bool nulls[QUERY_NATTS + 1];
 
-	fill_row(query, values, nulls);
+	fill_row(rel, query, values, nulls);
 	CatalogTupleInsert(rel, heap_form_tuple(RelationGetDescr(rel), values + 1, nulls + 1));
 	table_close(rel, NoLock);
 	CommandCounterIncrement();
@@ -538,7 +544,7 @@ query_update(const QueryInfo *query)
 	{
 		HeapTuple new;
 
-		fill_row(query, values, nulls);
+		fill_row(rel, query, values, nulls);
 		new = heap_form_tuple(RelationGetDescr(rel), values + 1, nulls + 1);
 		CatalogTupleUpdate(rel, &old->t_self, new);
 	}

@@ -6,6 +6,7 @@
 
 #include "access/xact.h"
 #include "catalog/namespace.h"
+#include "catalog/velo_catalog.h"
 #include "utils/lsyscache.h"
 
 Relation
@@ -13,8 +14,12 @@ rows_try_open(const char *table, LOCKMODE lockmode)
 {
 	Oid nspid = get_namespace_oid(VELO_SCHEMA, true);
 	Oid relid = OidIsValid(nspid) ? get_relname_relid(table, nspid) : InvalidOid;
+	Relation rel = OidIsValid(relid) ? try_table_open(relid, lockmode) : NULL;
 
-	return OidIsValid(relid) ? try_table_open(relid, lockmode) : NULL;
+	if (rel == NULL || extension_fits())
+		return rel;
+	table_close(rel, lockmode);
+	return NULL;
 }
 
 Relation
@@ -23,9 +28,12 @@ rows_open(const char *table, LOCKMODE lockmode)
 	Relation rel = rows_try_open(table, lockmode);
 
 	if (rel == NULL)
+	{
+		extension_check(ERROR);
 		ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT),
 						errmsg("extension \"velo\" is not installed in this database"),
 						errhint("Run CREATE EXTENSION velo.")));
+	}
 	return rel;
 }
 

@@ -21,7 +21,7 @@
 #include "utils/fmgroids.h"
 #include "utils/rel.h"
 
-/* ereport(ERROR) if the extension isn't there */
+/* ereport(ERROR) if the extension isn't there, or is of another version */
 extern Relation rows_open(const char *table, LOCKMODE lockmode);
 /* NULL then */
 extern Relation rows_try_open(const char *table, LOCKMODE lockmode);

@@ -15,6 +15,18 @@
 #include "utils/jsonb.h"
 #include "utils/timestamp.h"
 
+/* ------------------------------------------------------------------ the extension */
+
+/*
+ * Are the objects in this database, if there are any, of the version that this library knows?  If not, there are no
+ * queries for it: what has to open velo's tables fails, and what may find none finds none.
+ */
+extern bool extension_fits(void);
+/* ereport(elevel) if they are not, with what to do. */
+extern void extension_check(int elevel);
+/* The extension has got another version: tell all who have found out whether it fits, when the transaction commits. */
+extern void extension_changed(void);
+
 /* ------------------------------------------------------------------ streams */
 
 typedef enum MetadataKind

@@ -148,9 +148,11 @@ json_scanner_create(int nwanted, char ***paths, const int *npaths, const JsonSlo
 
 		for (int j = 0; j < npaths[i]; j++)
 		{
+			Assert(node != NULL);
 			field = want_field(node, paths[i][j]);
 			node = field->node;
 		}
+		Assert(field != NULL);
 		slots[i] = &scanner->slots[field->slot];
 	}
 	return scanner;

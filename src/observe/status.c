@@ -44,8 +44,10 @@ is_visible(Oid owner)
 Datum
 velo_query_name(PG_FUNCTION_ARGS)
 {
-	QueryInfo *query = query_get(PG_GETARG_OID(0));
+	QueryInfo *query;
 
+	extension_check(ERROR);
+	query = query_get(PG_GETARG_OID(0));
 	if (query == NULL || !is_visible(query->owner))
 		PG_RETURN_NULL();
 	PG_RETURN_TEXT_P(cstring_to_text(query->name));
@@ -237,6 +239,7 @@ velo_query_status(PG_FUNCTION_ARGS)
 	bool kept = pipelines_are_kept(&obstacle);
 	ListCell *lc;
 
+	extension_check(ERROR);
 	InitMaterializedSRF(fcinfo, 0);
 	foreach (lc, query_list())
 	{
@@ -397,6 +400,7 @@ velo_pipeline_status(PG_FUNCTION_ARGS)
 	PipelineSlot *slots = pipeline_slots(InvalidOid, &nslots);
 	ListCell *lc;
 
+	extension_check(ERROR);
 	InitMaterializedSRF(fcinfo, 0);
 	foreach (lc, query_list())
 	{

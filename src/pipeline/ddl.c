@@ -7,7 +7,8 @@
  * before, waited for, and let in again afterwards, whether the command succeeded or not.  Only for those who may run
  * the command: nobody else may interrupt pipelines.
  *
- * And commands of which schedulers and pipelines should hear, because no function of velo's has a part in them.
+ * And commands of which schedulers and pipelines should hear, because no function of velo's has a part in them.  Before
+ * ALTER EXTENSION velo UPDATE alters the tables that pipelines write, these are asked to let go of them.
  */
 #include "pipeline/shared.h"
 
@@ -145,6 +146,22 @@ evict(Oid database)
 	}
 }
 
+static bool
+updates_extension(Node *command)
+{
+	return IsA(command, AlterExtensionStmt) &&
+		   strcmp(castNode(AlterExtensionStmt, command)->extname, VELO_EXTENSION) == 0;
+}
+
+static void
+ask_all_to_yield(void)
+{
+	ListCell *lc;
+
+	foreach (lc, query_list())
+		pipeline_ask_to_yield(lfirst_oid(lc));
+}
+
 /*
  * Commands after which queries may be gone, or have another owner, or other connections, without velo's own doing.  Of
  * what has changed, a pipeline hears only when it wakes up, which, without records, may be after a minute.
@@ -169,6 +186,8 @@ may_change_queries(Node *command)
 		case T_ReassignOwnedStmt:
 		case T_AlterRoleStmt:
 			return true;
+		case T_AlterExtensionStmt:
+			return updates_extension(command);
 		default:
 			return false;
 	}
@@ -197,6 +216,11 @@ process_utility(PlannedStmt *pstmt, const char *query_string, bool read_only_tre
 	}
 	if (may_change_queries(pstmt->utilityStmt))
 		pipeline_notify_at_commit();
+	if (updates_extension(pstmt->utilityStmt) && superuser())
+	{
+		ask_all_to_yield();
+		extension_changed();
+	}
 	if (prev_process_utility)
 		prev_process_utility(pstmt, query_string, read_only_tree, context, params, environment,
 							 dest, completion);

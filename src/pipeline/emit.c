@@ -329,7 +329,9 @@ close_set(Pipeline *pipeline, TimestampTz watermark)
 	if (!group_table_take_closed(pipeline->groups, watermark, max, &groups, &ngroups))
 		return false;
 	emit_in_sets(pipeline, groups, ngroups);
+	VELO_INJECTION_POINT("in-close");
 	group_table_drop_closed(pipeline->groups);
+	VELO_INJECTION_POINT("after-close");
 	return true;
 }
 

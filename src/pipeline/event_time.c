@@ -11,8 +11,6 @@
 #include "utils/timestamp.h"
 
 #define US_PER_MS 1000
-/* how often a pipeline looks whether the others share their groups, so that windows can close */
-#define SIBLINGS_CHECK_MS 1000
 
 void
 restart_idle_clocks(Pipeline *pipeline, TimestampTz now)
@@ -117,7 +115,7 @@ query_watermark(Pipeline *pipeline, TimestampTz now)
 }
 
 TimestampTz
-next_event_time_action(Pipeline *pipeline, TimestampTz now)
+next_event_time_action(Pipeline *pipeline)
 {
 	TimestampTz next = DT_NOEND;
 	TimestampTz close;
@@ -137,10 +135,8 @@ next_event_time_action(Pipeline *pipeline, TimestampTz now)
 		}
 	}
 	close = group_table_next_close(pipeline->groups);
-	if (waits_for_siblings(pipeline))
-		next = Min(next, now + SIBLINGS_CHECK_MS * US_PER_MS);
-	else if (pipeline->all_idle_since != DT_NOBEGIN && pipeline->idle_stand != DT_NOBEGIN &&
-			 close != DT_NOEND)
+	if (pipeline->all_idle_since != DT_NOBEGIN && pipeline->idle_stand != DT_NOBEGIN &&
+		close != DT_NOEND)
 		next = Min(next, pipeline->all_idle_since + (close - pipeline->idle_stand));
 	return next;
 }

@@ -157,12 +157,14 @@ evaluate_step(Pipeline *pipeline, void *arg)
 
 	set->current_stream = -1;
 	input_plan_run(pipeline->input, set, false, pipeline->rows);
+	VELO_INJECTION_POINT("in-evaluate-by-row");
 }
 
 static void
 evaluate_vectorized_step(Pipeline *pipeline, void *arg)
 {
 	input_plan_run(pipeline->input, arg, true, pipeline->rows);
+	VELO_INJECTION_POINT("in-evaluate-by-column");
 }
 
 /* A column at a time; false if that can't be done, or something threw: then it isn't known what, and nothing is done. */
@@ -319,10 +321,12 @@ save_letters(Pipeline *pipeline, List *failures)
 
 	if (failures == NIL)
 		return;
+	VELO_INJECTION_POINT("before-dead-letter");
 	letters = palloc0_array(DeadLetter, list_length(failures));
 	foreach (lc, failures)
 		fill_dead_letter(pipeline, &letters[n++], lfirst(lc));
 	dead_letter_add(pipeline->query, letters, n);
+	VELO_INJECTION_POINT("after-dead-letter");
 }
 
 /* Settle the failures of the current batch as on_error says ('fail' was settled before). */
@@ -595,8 +599,10 @@ process_round(Pipeline *pipeline)
 		for (int i = 0; i < pipeline->streams[s].npartitions; i++)
 			pipeline->streams[s].partitions[i].round_watermark =
 				pipeline->streams[s].partitions[i].watermark;
+	VELO_INJECTION_POINT("before-decode");
 	for (int s = 0; s < pipeline->nstreams; s++)
 		decode(pipeline, &pipeline->streams[s]);
+	VELO_INJECTION_POINT("after-decode");
 	collect_decode_failures(pipeline);
 	if (fail)
 		(void) cut_at_failures(pipeline);
@@ -615,10 +621,15 @@ process_round(Pipeline *pipeline)
 	pipeline->stage = STAGE_APPLY;
 	if (groups != NULL)
 	{
+		VELO_INJECTION_POINT("before-apply");
 		apply(pipeline, groups);
+		VELO_INJECTION_POINT("after-apply");
 		pipeline->stage = STAGE_CLAIM;
 		if (pipeline->stream_keys != NULL)
+		{
 			stream_keys_check(pipeline);
+			VELO_INJECTION_POINT("after-claim");
+		}
 		pipeline->stage = STAGE_NONE;
 		if (pipeline->query->windowed)
 			settle_late(pipeline);

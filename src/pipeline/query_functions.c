@@ -12,6 +12,7 @@
 #include "catalog/dependency.h"
 #include "catalog/pg_class.h"
 #include "commands/event_trigger.h"
+#include "commands/extension.h"
 #include "common/string.h"
 #include "executor/spi.h"
 #include "fmgr.h"
@@ -464,6 +465,7 @@ velo_on_drop(PG_FUNCTION_ARGS)
 	{
 		bool isnull;
 
+		extension_check(ERROR);
 		query_delete(DatumGetObjectId(
 			SPI_getbinval(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, 1, &isnull)));
 		any = true;
@@ -481,6 +483,9 @@ velo_on_alter_schema(PG_FUNCTION_ARGS)
 	if (!CALLED_AS_EVENT_TRIGGER(fcinfo))
 		ereport(ERROR, (errcode(ERRCODE_E_R_I_E_EVENT_TRIGGER_PROTOCOL_VIOLATED),
 						errmsg("velo.on_alter_schema() must be called by an event trigger")));
+	/* a script of the extension itself may do what it likes */
+	if (!creating_extension)
+		extension_check(ERROR);
 	query_refresh_schemas();
 	PG_RETURN_NULL();
 }

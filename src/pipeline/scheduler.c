@@ -171,23 +171,9 @@ look_at_partitions(List *partitions, int pipeline, bool *has_any, bool *unfinish
 	}
 }
 
-/* Has the pipeline of a merged query groups to fold into the shared ones? */
-static bool
-has_groups_to_fold(const QueryInfo *query, int pipeline)
-{
-	if (!query->merged)
-		return false;
-	for (int i = pipeline; i < MAX_PIPELINES_PER_QUERY; i += query->npipelines)
-	{
-		if (group_state_is_private(query->id, i))
-			return true;
-	}
-	return false;
-}
-
 /*
  * The pipelines of a query that have something to do: those with partitions, or the first to find some.  One that has
- * reached its end need not run again while others have not, unless its groups are wanted.
+ * reached its end need not run again while others have not.
  */
 static List *
 wanted_of_query(const QueryInfo *query, List *wanted)
@@ -213,8 +199,7 @@ wanted_of_query(const QueryInfo *query, List *wanted)
 		ListCell *lc;
 
 		look_at_partitions(partitions, i, &has_any, &unfinished);
-		if (query->npipelines > 0 &&
-			(!has_any || !(unfinished || all_finished || has_groups_to_fold(query, i))))
+		if (query->npipelines > 0 && (!has_any || !(unfinished || all_finished)))
 			continue;
 		pipeline = palloc0(sizeof(WantedPipeline));
 		pipeline->start.database = MyDatabaseId;
@@ -234,6 +219,18 @@ wanted_of_query(const QueryInfo *query, List *wanted)
 		wanted = lappend(wanted, pipeline);
 	}
 	return wanted;
+}
+
+/* Once for each scheduler, which has nothing to do then, and ends. */
+static void
+say_if_extension_does_not_fit(void)
+{
+	static bool said = false;
+
+	if (said || extension_fits())
+		return;
+	extension_check(LOG);
+	said = true;
 }
 
 /* List of WantedPipeline in the current memory context; *anything: there are queries, running or not. */
@@ -256,6 +253,7 @@ read_wanted(bool *anything)
 		*anything = true;
 		wanted = wanted_of_query(query, wanted);
 	}
+	say_if_extension_does_not_fit();
 	commit_transaction();
 	MemoryContextSwitchTo(caller);
 	return wanted;
@@ -428,6 +426,7 @@ start_pipeline(WantedPipeline *pipeline)
 	slot = slot_take(&pipeline->start, restarts);
 	if (slot < 0)
 		return "velo.max_pipelines";
+	VELO_INJECTION_POINT("before-start-pipeline");
 
 	snprintf(worker.bgw_name, BGW_MAXLEN, "velo pipeline %d of query %s", pipeline->start.pipeline,
 			 pipeline->name);
@@ -463,6 +462,7 @@ start_pipeline(WantedPipeline *pipeline)
 	started[slot].start = pipeline->start;
 	started[slot].handle = handle;
 	started[slot].restarts = restarts;
+	VELO_INJECTION_POINT("after-start-pipeline");
 	return NULL;
 }
 

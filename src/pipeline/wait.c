@@ -54,6 +54,8 @@ check_query(Oid id)
 	QueryInfo *query = query_get(id);
 
 	if (query == NULL)
+		extension_check(ERROR);
+	if (query == NULL)
 		ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT), errmsg("the query has been dropped")));
 	if (query->in_progress)
 		ereport(
@@ -234,6 +236,7 @@ queries_to_wait_for(FunctionCallInfo fcinfo)
 	List *ids;
 	ListCell *lc;
 
+	extension_check(ERROR);
 	if (PG_ARGISNULL(0))
 		ids = query_list();
 	else

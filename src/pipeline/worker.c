@@ -198,18 +198,9 @@ load_groups(Pipeline *pipeline)
 			group_table_create(pipeline->plan->grouped->grouping, pipeline->id, pipeline->number,
 							   pipeline->query->options.pipeline_memory, false);
 	MemoryContextSwitchTo(old);
+	VELO_INJECTION_POINT("before-load");
 	group_table_load(pipeline->groups);
-}
-
-/* Windows of a merged query close when all of its groups are shared, not before. */
-static bool
-all_groups_are_shared(Pipeline *pipeline)
-{
-	for (int i = 0; i < MAX_PIPELINES_PER_QUERY && !pipeline->all_shared; i++)
-		if (group_state_is_private(pipeline->id, i))
-			return false;
-	pipeline->all_shared = true;
-	return true;
+	VELO_INJECTION_POINT("after-load");
 }
 
 static int64
@@ -759,6 +750,7 @@ close_passed_windows(Pipeline *pipeline, TimestampTz watermark, TimestampTz unti
 		return;
 	pipeline->closed = watermark;
 	pipeline->written = watermark;
+	VELO_INJECTION_POINT("before-close");
 	if (!close_windows(pipeline, watermark, until))
 	{
 		/* up to the first that is still there */
@@ -795,7 +787,7 @@ settle_windows(Pipeline *pipeline, TimestampTz until)
 		watermark = query_watermark(pipeline, now);
 	}
 	pipeline->behind = false;
-	if (pipeline->query->windowed && (!pipeline->query->merged || all_groups_are_shared(pipeline)))
+	if (pipeline->query->windowed)
 		close_passed_windows(pipeline, watermark, until);
 	return watermark;
 }
@@ -827,8 +819,6 @@ finish_if_stopped(Pipeline *pipeline, TimestampTz until)
 	last = pipeline->query->npipelines <= 1 || siblings_stopped(pipeline);
 	if (pipeline->groups != NULL && last)
 	{
-		if (pipeline->query->merged && !all_groups_are_shared(pipeline))
-			return true;
 		if (!close_windows(pipeline, DT_NOEND, until))
 		{
 			pipeline->closing = true;
@@ -862,23 +852,25 @@ become_merged(Pipeline *pipeline)
 					  errdetail("Two pipelines have met the same value of key of stream \"%s\".",
 								pipeline->streams[0].info->name)));
 		query_set_merged(pipeline->id);
+		VELO_INJECTION_POINT("become-merged");
 		pipeline_notify_at_commit();
 	}
 	commit_transaction();
 }
 
 /*
- * A merged query: fold what pipelines have kept of their own, this one's share of them, into the shared groups, and
- * write what that changes.
+ * A merged query: fold what pipelines have kept of their own into the shared groups, and write what that changes.  All of
+ * it, whoever comes first: what one pipeline wrote of a group while another had its part would not be true.
  */
 static void
 fold_private_groups(Pipeline *pipeline)
 {
 	QueryInfo *query = pipeline->query;
 
-	for (int i = pipeline->number; i < MAX_PIPELINES_PER_QUERY; i += query->npipelines)
+	for (int i = 0; i < MAX_PIPELINES_PER_QUERY; i++)
 	{
 		GroupTable *own;
+		bool more;
 
 		if (!group_state_is_private(pipeline->id, i))
 			continue;
@@ -886,12 +878,17 @@ fold_private_groups(Pipeline *pipeline)
 		own = group_table_create(pipeline->plan->grouped->grouping, pipeline->id, i,
 								 query->options.pipeline_memory, false);
 		group_table_load(own);
-		group_table_fold(pipeline->groups, own);
-		group_table_destroy(own);
+		VELO_INJECTION_POINT("before-fold-private");
 		MemoryContextSwitchTo(pipeline->round_context);
-		emit_changed(pipeline);
-		/* the shared groups leave memory, which those of the next pipeline may need */
-		group_table_checkpoint(pipeline->groups, DT_NOBEGIN);
+		do
+		{
+			more = group_table_fold(pipeline->groups, own);
+			emit_changed(pipeline);
+			/* the shared groups leave memory, which the next ones may need */
+			group_table_checkpoint(pipeline->groups, DT_NOBEGIN);
+		} while (more);
+		group_table_destroy(own);
+		VELO_INJECTION_POINT("after-fold-private");
 	}
 }
 
@@ -925,7 +922,9 @@ fold_partial_groups(Pipeline *pipeline)
 	if (group_table_next_close(pipeline->partial) <= pipeline->closed)
 		return false;
 	pipeline->stage = STAGE_FOLD;
+	VELO_INJECTION_POINT("before-fold");
 	group_table_fold_partial(pipeline->groups, pipeline->partial);
+	VELO_INJECTION_POINT("after-fold");
 	return true;
 }
 
@@ -953,6 +952,7 @@ transaction(Pipeline *pipeline)
 	TimestampTz stage_start;
 
 	begin_transaction();
+	VELO_INJECTION_POINT("begin");
 	lock_valid_plan(pipeline);
 	LockRelationOid(query->target, RowExclusiveLock);
 	if (!query_enter(pipeline->id, query->generation, &pipeline->advanced))
@@ -1017,8 +1017,10 @@ transaction(Pipeline *pipeline)
 		record_stage(METRIC_WRITE, GetCurrentTimestamp() - stage_start);
 	pipeline->stage = STAGE_COMMIT;
 	stage_start = GetCurrentTimestamp();
+	VELO_INJECTION_POINT("before-checkpoint");
 	if (pipeline->groups != NULL)
 		group_table_checkpoint(pipeline->groups, watermark);
+	VELO_INJECTION_POINT("after-checkpoint");
 	save_partitions(pipeline);
 	pipeline->counters.closed = pipeline->closed;
 	pipeline->counters.written = pipeline->written;
@@ -1037,7 +1039,9 @@ transaction(Pipeline *pipeline)
 	/* who waits for the commit finds the query running */
 	if (proven)
 		pipeline_set_state(PIPELINE_RUNNING);
+	VELO_INJECTION_POINT("before-commit");
 	commit_transaction();
+	VELO_INJECTION_POINT("after-commit");
 	pipeline->unproven &= !proven;
 	record_stage(METRIC_COMMIT, GetCurrentTimestamp() - stage_start);
 	MemoryContextSwitchTo(pipeline->context);
@@ -1086,6 +1090,7 @@ committed(Pipeline *pipeline)
 	if (watermark_moved && pipeline->query->npipelines > 1)
 		pipeline_wake_siblings(pipeline->id);
 	publish_figures(pipeline);
+	VELO_INJECTION_POINT("after-publish");
 }
 
 /* ---------------------------------------------------------------- after a failure */
@@ -1243,7 +1248,7 @@ transaction_is_due(Pipeline *pipeline)
 
 	due |= skip_control_records(pipeline);
 	due |= topic_id_is_news(pipeline);
-	due |= pipeline->query->windowed && next_event_time_action(pipeline, now) <= now;
+	due |= pipeline->query->windowed && next_event_time_action(pipeline) <= now;
 	due |= pipeline->unproven && pipeline->trouble == SOURCE_FINE && caught_up(pipeline);
 	due |= told_of_change();
 	return due;
@@ -1253,7 +1258,7 @@ static long
 time_to_wait(Pipeline *pipeline)
 {
 	TimestampTz now = GetCurrentTimestamp();
-	TimestampTz until = next_event_time_action(pipeline, now);
+	TimestampTz until = next_event_time_action(pipeline);
 
 	if (pipeline->trouble != SOURCE_FINE)
 		until = Min(until, now + TROUBLE_CHECK_MS * US_PER_MS);
@@ -1277,8 +1282,9 @@ pipeline_run(Oid query, int number, int generation)
 	while (!told_to_stop() && !pipeline->all_stopped && pipeline->failed == NULL)
 	{
 		yield_if_asked();
-		if (!pipeline->behind)
-			(void) gather(pipeline);
+		VELO_INJECTION_POINT("before-poll");
+		if (!pipeline->behind && gather(pipeline) > 0)
+			VELO_INJECTION_POINT("after-poll");
 		AcceptInvalidationMessages();
 		if (streams_are_stale || settings_changed() || !watch_sources(pipeline))
 			break;
@@ -1293,7 +1299,6 @@ pipeline_run(Oid query, int number, int generation)
 			publish_rate(pipeline);
 			if (wait_for_events(pipeline, time_to_wait(pipeline)))
 				pipeline->due |= pipeline->query->npipelines > 1 && pipeline->query->windowed;
-			pipeline->due |= waits_for_siblings(pipeline);
 		}
 	}
 	tear_down(pipeline);

@@ -112,8 +112,7 @@ typedef struct Pipeline
 	bool due;     /* a transaction is wanted though no record came */
 	bool closing; /* so is another one, for the last has written a part of what closes */
 	bool behind;  /* and more than one window waits for that: no records are read meanwhile */
-	bool folded; /* of a merged query: this pipeline has shared its share of groups that were not */
-	bool all_shared;       /* of a merged query: no pipeline has groups of its own any more */
+	bool folded;  /* of a merged query: no pipeline has groups of its own any more */
 	bool in_shared_groups; /* see enter_shared_groups(); of the running transaction */
 	bool outdated;         /* the last transaction was: this one enters the shared groups first */
 	bool all_stopped;      /* every partition has reached its stop offset */
@@ -202,13 +201,7 @@ extern TimestampTz query_watermark(Pipeline *pipeline, TimestampTz now);
 extern void restart_idle_clocks(Pipeline *pipeline, TimestampTz now);
 /* Notice which partitions have become idle, or are not any more. */
 extern void update_idleness(Pipeline *pipeline, TimestampTz now);
-/* Windows of a merged query can't close yet, because pipelines have groups of their own that they must fold first. */
-static inline bool
-waits_for_siblings(const Pipeline *pipeline)
-{
-	return pipeline->query->windowed && pipeline->query->merged && !pipeline->all_shared;
-}
 /* When the wall clock has something to do next; DT_NOEND: nothing. */
-extern TimestampTz next_event_time_action(Pipeline *pipeline, TimestampTz now);
+extern TimestampTz next_event_time_action(Pipeline *pipeline);
 
 #endif /* VELO_WORKER_H */

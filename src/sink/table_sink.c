@@ -350,6 +350,7 @@ write_step(void *arg)
 	RowSet *set = arg;
 
 	write_set(set->sink, set->action, set->rows, set->nrows);
+	VELO_INJECTION_POINT("in-sink-write");
 }
 
 /*
@@ -508,6 +509,7 @@ sink_write(Sink *sink, SinkRow *rows, int nrows)
 
 	if (nrows == 0)
 		return 0;
+	VELO_INJECTION_POINT("before-sink-write");
 	refresh_names(sink);
 	/* the table may have another owner than when the query was made, and rights may have been revoked */
 	sink_check_rights(sink->target);
@@ -541,5 +543,6 @@ sink_write(Sink *sink, SinkRow *rows, int nrows)
 	}
 
 	SetUserIdAndSecContext(user, context);
+	VELO_INJECTION_POINT("after-sink-write");
 	return written;
 }

@@ -27,10 +27,27 @@
 #include "utils/lsyscache.h"
 #include "utils/syscache.h"
 
+/* Of anonymous records, whose values carry a number of their type that is good for one process only? */
+bool
+type_is_anonymous(Oid type)
+{
+	return type == RECORDOID || type == RECORDARRAYOID;
+}
+
+static bool
+takes_anonymous(const Aggref *aggref)
+{
+	ListCell *cell;
+
+	foreach (cell, aggref->aggargtypes)
+		if (type_is_anonymous(lfirst_oid(cell)))
+			return true;
+	return false;
+}
+
 /*
  * Must the input rows of an aggregate be kept, because its transition state can't be checkpointed, combined or
- * continued after the final function?  The number of an anonymous record's type, which its values carry, is good for
- * one process only, so states made of such values can't be checkpointed either.
+ * continued after the final function?  States made of anonymous records can't be checkpointed either.
  */
 bool
 aggregate_is_collected(const Aggref *aggref)
@@ -40,7 +57,7 @@ aggregate_is_collected(const Aggref *aggref)
 	bool result;
 
 	if (aggref->aggdistinct != NIL || aggref->aggorder != NIL ||
-		aggref->aggkind != AGGKIND_NORMAL || list_member_oid(aggref->aggargtypes, RECORDOID))
+		aggref->aggkind != AGGKIND_NORMAL || takes_anonymous(aggref))
 		return true;
 
 	tuple = SearchSysCache1(AGGFNOID, ObjectIdGetDatum(aggref->aggfnoid));
@@ -83,7 +100,7 @@ aggregate_is_distinct(const Aggref *aggref)
 	bool result;
 
 	if (list_length(aggref->aggdistinct) != 1 || list_length(aggref->args) != 1 ||
-		linitial_oid(aggref->aggargtypes) == RECORDOID)
+		takes_anonymous(aggref))
 		return false;
 	item = linitial_node(SortGroupClause, aggref->aggdistinct);
 	tuple = SearchSysCache1(AGGFNOID, ObjectIdGetDatum(aggref->aggfnoid));
@@ -267,6 +284,34 @@ aggregates_init(GroupTable *table)
 	}
 }
 
+/*
+ * Are the bytes of states the same in all versions of PostgreSQL that this code is for?  Values are as in tables, which
+ * pg_upgrade takes over; but what a serialisation function writes is its own business.  These write the same from 15 to
+ * 17.
+ */
+bool
+aggregates_are_portable(const GroupTable *table)
+{
+	for (int i = 0; i < table->ntransitions; i++)
+	{
+		const Transition *trans = &table->transitions[i];
+
+		if (!trans->internal)
+			continue;
+		switch (trans->deserialise->flinfo->fn_oid)
+		{
+			case F_INT8_AVG_DESERIALIZE:
+			case F_NUMERIC_AVG_DESERIALIZE:
+			case F_NUMERIC_DESERIALIZE:
+			case F_NUMERIC_POLY_DESERIALIZE:
+				break;
+			default:
+				return false;
+		}
+	}
+	return true;
+}
+
 /* What the bytes of states depend on, beyond the major version. */
 uint32
 aggregates_fingerprint(const GroupTable *table)
@@ -279,7 +324,14 @@ aggregates_fingerprint(const GroupTable *table)
 
 		result = hash_combine(result, trans->transtype);
 		if (trans->internal)
+		{
+			ListCell *lc;
+
+			/* array_agg() writes the OID of its argument's type */
 			result = hash_combine(result, trans->deserialise->flinfo->fn_oid);
+			foreach (lc, trans->pertrans.aggref->aggargtypes)
+				result = hash_combine(result, lfirst_oid(lc));
+		}
 		if (trans->distinct != NULL)
 			result = hash_combine(result, trans->distinct->equal->flinfo->fn_oid);
 	}

@@ -7,7 +7,7 @@
  */
 #include "state/group_table.h"
 
-#include "executor/executor.h"
+#include "miscadmin.h"
 
 /* how many rows ahead the groups of rows are fetched */
 #define PREFETCH_ROWS 8
@@ -58,8 +58,10 @@ entrances_advance(GroupTable *table, InputRows *rows)
 {
 	int n = table->nentrances;
 
+	CHECK_FOR_INTERRUPTS();
 	table->nentrances = 0;
 	aggregates_advance(table, table->entrances, n, rows);
+	VELO_INJECTION_POINT("in-apply");
 	if (!table->collects)
 		return;
 	for (int i = 0; i < n; i++)

@@ -476,9 +476,12 @@ log_checkpoint(GroupTable *table)
 		/* written just now: nothing older is left to compact */
 		if (oldest == table->open_chunk)
 			break;
+		VELO_INJECTION_POINT("before-compaction");
 		empty_chunk(table, oldest);
+		VELO_INJECTION_POINT("in-compaction");
 		save_unsaved(table);
 		delete_dead_chunks(table);
+		VELO_INJECTION_POINT("after-compaction");
 		if (oldest_bytes >= budget)
 			break;
 		budget -= oldest_bytes;
@@ -748,6 +751,7 @@ load_states(Loader *loader)
 		StringInfoData in;
 		uint32 len;
 
+		CHECK_FOR_INTERRUPTS();
 		if ((entry->group.flags & ENTRY_GONE) != 0)
 			continue;
 		if (bytes == NULL)

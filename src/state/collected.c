@@ -10,6 +10,7 @@
 #include "access/htup_details.h"
 #include "catalog/pg_type.h"
 #include "funcapi.h"
+#include "utils/array.h"
 #include "utils/typcache.h"
 
 #define FIRST_BLOCK 256
@@ -24,15 +25,16 @@ collected_init(GroupTable *table)
 	table->collected_desc = CreateTemplateTupleDesc(spec->ncollected);
 	table->collected_values = palloc(sizeof(Datum) * Max(spec->ncollected, 1));
 	table->collected_nulls = palloc(sizeof(bool) * Max(spec->ncollected, 1));
-	table->collected_record = palloc0(sizeof(bool) * Max(spec->ncollected, 1));
+	table->collected_records = palloc0(sizeof(Oid) * Max(spec->ncollected, 1));
 	for (int i = 0; i < spec->ncollected; i++)
 	{
+		Oid type = TupleDescAttr(spec->input, spec->collected[i])->atttypid;
+
 		TupleDescCopyEntry(table->collected_desc, i + 1, spec->input, spec->collected[i] + 1);
-		if (TupleDescAttr(table->collected_desc, i)->atttypid == RECORDOID)
-		{
-			TupleDescInitEntry(table->collected_desc, i + 1, NULL, BYTEAOID, -1, 0);
-			table->collected_record[i] = true;
-		}
+		if (!type_is_anonymous(type))
+			continue;
+		table->collected_records[i] = type;
+		TupleDescInitEntry(table->collected_desc, i + 1, NULL, BYTEAOID, -1, 0);
 	}
 }
 
@@ -40,7 +42,7 @@ collected_init(GroupTable *table)
 
 /*
  * The type of an anonymous record (ROW(a, b)) is a number that means something to this process only, so such values
- * are kept with their columns' types.
+ * are kept with their columns' types; arrays of them as well, for each element has a type of its own.
  */
 typedef struct RecordColumn
 {
@@ -48,6 +50,9 @@ typedef struct RecordColumn
 	int32 typmod;
 	Oid collation;
 } RecordColumn;
+
+static void write_value(Oid type, Datum value, bool byval, int16 typlen, StringInfo out);
+static Datum read_value(Oid type, bool byval, StringInfo in);
 
 static void
 write_record(HeapTupleHeader record, StringInfo out)
@@ -71,12 +76,9 @@ write_record(HeapTupleHeader record, StringInfo out)
 		appendBinaryStringInfo(out, (char *) &column, sizeof(column));
 		datum_write(out, NameGetDatum(&attribute->attname), false, NAMEDATALEN);
 		appendStringInfoCharMacro(out, nulls[i] ? 1 : 0);
-		if (nulls[i])
-			continue;
-		if (attribute->atttypid == RECORDOID)
-			write_record(DatumGetHeapTupleHeader(values[i]), out);
-		else
-			datum_write(out, values[i], attribute->attbyval, attribute->attlen);
+		if (!nulls[i])
+			write_value(attribute->atttypid, values[i], attribute->attbyval, attribute->attlen,
+						out);
 	}
 	ReleaseTupleDesc(desc);
 }
@@ -105,30 +107,98 @@ read_record(StringInfo in)
 		TupleDescInitEntryCollation(desc, i + 1, column.collation);
 		bytes_read(in, &isnull, 1);
 		nulls[i] = isnull != 0;
-		if (nulls[i])
-			continue;
-		if (column.type == RECORDOID)
-			values[i] = read_record(in);
-		else
-			values[i] = datum_read(in, TupleDescAttr(desc, i)->attbyval);
+		if (!nulls[i])
+			values[i] = read_value(column.type, TupleDescAttr(desc, i)->attbyval, in);
 	}
 	return HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(desc), values, nulls));
 }
 
+static void
+write_records(ArrayType *array, StringInfo out)
+{
+	uint32 ndim = ARR_NDIM(array);
+	Datum *values;
+	bool *nulls;
+	int n;
+
+	appendBinaryStringInfo(out, (char *) &ndim, sizeof(ndim));
+	appendBinaryStringInfo(out, (char *) ARR_DIMS(array), sizeof(int) * ndim);
+	appendBinaryStringInfo(out, (char *) ARR_LBOUND(array), sizeof(int) * ndim);
+	deconstruct_array(array, RECORDOID, -1, false, TYPALIGN_DOUBLE, &values, &nulls, &n);
+	for (int i = 0; i < n; i++)
+	{
+		appendStringInfoCharMacro(out, nulls[i] ? 1 : 0);
+		if (!nulls[i])
+			write_record(DatumGetHeapTupleHeader(values[i]), out);
+	}
+}
+
 static Datum
-record_to_bytes(Datum value)
+read_records(StringInfo in)
+{
+	uint32 ndim;
+	int dims[MAXDIM];
+	int lower[MAXDIM];
+	Datum *values;
+	bool *nulls;
+	int n;
+
+	bytes_read(in, &ndim, sizeof(ndim));
+	if (ndim > MAXDIM)
+		record_damaged();
+	bytes_read(in, dims, sizeof(int) * ndim);
+	bytes_read(in, lower, sizeof(int) * ndim);
+	n = ArrayGetNItems(ndim, dims);
+	values = palloc0(sizeof(Datum) * Max(n, 1));
+	nulls = palloc(sizeof(bool) * Max(n, 1));
+	for (int i = 0; i < n; i++)
+	{
+		char isnull;
+
+		bytes_read(in, &isnull, 1);
+		nulls[i] = isnull != 0;
+		if (!nulls[i])
+			values[i] = read_record(in);
+	}
+	return PointerGetDatum(construct_md_array(values, nulls, ndim, dims, lower, RECORDOID, -1,
+											  false, TYPALIGN_DOUBLE));
+}
+
+static void
+write_value(Oid type, Datum value, bool byval, int16 typlen, StringInfo out)
+{
+	if (type == RECORDOID)
+		write_record(DatumGetHeapTupleHeader(value), out);
+	else if (type == RECORDARRAYOID)
+		write_records(DatumGetArrayTypeP(value), out);
+	else
+		datum_write(out, value, byval, typlen);
+}
+
+static Datum
+read_value(Oid type, bool byval, StringInfo in)
+{
+	if (type == RECORDOID)
+		return read_record(in);
+	if (type == RECORDARRAYOID)
+		return read_records(in);
+	return datum_read(in, byval);
+}
+
+static Datum
+records_to_bytes(Oid type, Datum value)
 {
 	StringInfoData out;
 
 	initStringInfo(&out);
 	appendStringInfoSpaces(&out, VARHDRSZ);
-	write_record(DatumGetHeapTupleHeader(value), &out);
+	write_value(type, value, false, -1, &out);
 	SET_VARSIZE(out.data, out.len);
 	return PointerGetDatum(out.data);
 }
 
 static Datum
-bytes_to_record(Datum value)
+bytes_to_records(Oid type, Datum value)
 {
 	bytea *bytes = DatumGetByteaPP(value);
 	StringInfoData in;
@@ -136,7 +206,7 @@ bytes_to_record(Datum value)
 	in.data = VARDATA_ANY(bytes);
 	in.len = in.maxlen = VARSIZE_ANY_EXHDR(bytes);
 	in.cursor = 0;
-	return read_record(&in);
+	return read_value(type, false, &in);
 }
 
 /* ------------------------------------------------------------------ rows */
@@ -231,8 +301,8 @@ collected_advance(GroupTable *table, Entry *entry, const InputRows *rows, int ro
 		if (table->collected_nulls[i])
 			continue;
 		/* what stands in a TOAST table may be gone after this transaction */
-		if (table->collected_record[i])
-			value = record_to_bytes(value);
+		if (OidIsValid(table->collected_records[i]))
+			value = records_to_bytes(table->collected_records[i], value);
 		else if (TupleDescAttr(table->collected_desc, i)->attlen == -1 &&
 				 VARATT_IS_EXTERNAL(DatumGetPointer(value)))
 			value = PointerGetDatum(PG_DETOAST_DATUM(value));
@@ -271,8 +341,9 @@ group_collected(GroupTable *table, StateGroup *group, CollectedReader reader, vo
 			heap_deform_tuple(&tuple, table->collected_desc, table->collected_values,
 							  table->collected_nulls);
 			for (int i = 0; i < table->spec->ncollected; i++)
-				if (table->collected_record[i] && !table->collected_nulls[i])
-					table->collected_values[i] = bytes_to_record(table->collected_values[i]);
+				if (OidIsValid(table->collected_records[i]) && !table->collected_nulls[i])
+					table->collected_values[i] =
+						bytes_to_records(table->collected_records[i], table->collected_values[i]);
 			reader(table->collected_values, table->collected_nulls, arg);
 			at += MAXALIGN(minimal->t_len);
 		}

@@ -12,6 +12,9 @@
 #include "catalog/velo_catalog.h"
 #include "miscadmin.h"
 
+/* cold groups that are folded at once, about */
+#define FOLD_GROUPS 10000
+
 static void
 fold_rows(const Entry *from, Entry *into, StringInfo buffer)
 {
@@ -64,44 +67,69 @@ group_state_is_private(Oid query, int pipeline)
 	return state_chunk_exists(query, pipeline) || !stored_is_empty(query, pipeline);
 }
 
+/* The groups of one window of the source. */
 static void
-fold_groups(GroupTable *table, GroupTable *source)
+fold_window(GroupTable *table, GroupTable *source, const Window *window)
 {
 	MemoryContext caller = CurrentMemoryContext;
 	StringInfoData buffer;
 
 	Assert(!source->shared);
-	stored_fetch_like(table, source);
+	stored_fetch_like(table, window);
 	initStringInfo(&buffer);
-	for (int w = 0; w < source->nwindows; w++)
+	for (uint64 i = 0; i <= window->mask; i++)
 	{
-		Window *window = source->windows[w];
+		Entry *entry = window->slots[i].entry;
 
-		for (uint64 i = 0; i <= window->mask; i++)
-		{
-			Entry *entry = window->slots[i].entry;
-
-			if (entry != NULL && (entry->group.flags & ENTRY_GONE) == 0)
-				fold_entry(table, source, entry, &buffer);
-			CHECK_FOR_INTERRUPTS();
-		}
+		if (entry != NULL && (entry->group.flags & ENTRY_GONE) == 0)
+			fold_entry(table, source, entry, &buffer);
+		CHECK_FOR_INTERRUPTS();
 	}
 	MemoryContextSwitchTo(caller);
 	pfree(buffer.data);
 }
 
-void
+/* Some of the cold groups of the source, which they leave; false if there are no more. */
+static bool
+fold_cold(GroupTable *table, GroupTable *source)
+{
+	source->nresult = 0;
+	for (int w = 0; w < source->nwindows; w++)
+	{
+		Window *window = source->windows[w];
+
+		if (window->nruns == 0)
+			continue;
+		stored_take(source, window, FOLD_GROUPS);
+		if (window->taken == NULL)
+			continue;
+		fold_window(table, source, window->taken);
+		stored_drop_taken(source, window);
+		return true;
+	}
+	return false;
+}
+
+bool
 group_table_fold(GroupTable *table, GroupTable *source)
 {
-	runs_take_all(source);
-	fold_groups(table, source);
+	/* those first, while memory tells which copies in runs are stale */
+	if (fold_cold(table, source))
+		return true;
+	for (int w = 0; w < source->nwindows; w++)
+	{
+		fold_window(table, source, source->windows[w]);
+		stored_drop_window(source, source->windows[w]);
+	}
 	log_delete(source);
+	return false;
 }
 
 void
 group_table_fold_partial(GroupTable *table, GroupTable *source)
 {
-	fold_groups(table, source);
+	for (int w = 0; w < source->nwindows; w++)
+		fold_window(table, source, source->windows[w]);
 	while (source->nwindows > 0)
 		window_free(source, source->windows[source->nwindows - 1]);
 }

@@ -2,8 +2,10 @@
  * group_record.c
  *		Groups as bytes: what the log and the stored groups have in common.
  *
- * Values are written as they lie in memory, as tuples on disk are, so bytes are good for one major version only.  Whatever is
- * read is checked against its length, so that damage ends in an error.
+ * Values are written as they lie in memory, as tuples on disk are, so bytes are good for one kind of machine, and, with
+ * types that CREATE TYPE made, for the database and its copies by pg_upgrade, which keeps the OIDs of types and of the
+ * values of enums.  Some are good for one major version only (aggregates_are_portable()).  Whatever is read is checked against
+ * its length, so that damage ends in an error.
  */
 #include "state/group_table.h"
 
@@ -59,11 +61,15 @@ void
 record_check_header(const GroupTable *table, StringInfo in)
 {
 	RecordHeader header;
+	bool other_major;
 
 	bytes_read(in, &header, sizeof(header));
 	if (header.magic != STATE_MAGIC)
 		record_damaged();
-	if (header.format != STATE_FORMAT || header.major != PG_VERSION_NUM / 10000)
+	other_major = header.major != PG_VERSION_NUM / 10000;
+	if (header.format != STATE_FORMAT ||
+		(other_major &&
+		 (header.fingerprint != table->fingerprint || !aggregates_are_portable(table))))
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("state of the query was written by another version"),
@@ -72,11 +78,12 @@ record_check_header(const GroupTable *table, StringInfo in)
 						   header.format, header.major, STATE_FORMAT, PG_VERSION_NUM / 10000),
 				 errhint("Use velo.restart_query() with a start to build it anew.")));
 	if (header.fingerprint != table->fingerprint)
-		ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-						errmsg("state of the query does not fit the query"),
-						errdetail("The type of a group key or of an aggregate's state has changed "
-								  "since it was written."),
-						errhint("Use velo.restart_query() with a start to build it anew.")));
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("state of the query does not fit the query"),
+				 errdetail("The type of a group key or of an aggregate's state has changed "
+						   "since it was written, or was made anew by a dump's restoration."),
+				 errhint("Use velo.restart_query() with a start to build it anew.")));
 }
 
 /* Copy "len" bytes from where "in" stands. */

@@ -9,6 +9,7 @@
 
 #include "common/int.h"
 #include "executor/executor.h"
+#include "miscadmin.h"
 #include "utils/datum.h"
 
 #define FIRST_SLOTS 16
@@ -100,7 +101,6 @@ window_get(GroupTable *table, TimestampTz start)
 	window->start = start;
 	window->end = spec->kind == WINDOW_NONE ? DT_NOEND : window_end(spec, start);
 	window->close = close_time(spec, window->end);
-	window->stored_to = DT_NOBEGIN;
 	window_init(table, window);
 
 	if (table->nwindows == table->max_windows)
@@ -389,7 +389,7 @@ entry_gone(GroupTable *table, Entry *entry)
 		log_forget(table, entry);
 }
 
-/* Free the memory of the groups of a window that are gone, by moving the others into new memory. */
+/* At a checkpoint: free the memory of the groups of a window that are gone, by moving the others into new memory. */
 void
 window_rebuild(GroupTable *table, Window *window)
 {
@@ -404,6 +404,7 @@ window_rebuild(GroupTable *table, Window *window)
 		MemoryContext caller;
 		Entry *to;
 
+		CHECK_FOR_INTERRUPTS();
 		if (from == NULL || (from->group.flags & ENTRY_GONE) != 0)
 			continue;
 		to =
@@ -418,8 +419,6 @@ window_rebuild(GroupTable *table, Window *window)
 		to->group.touched = from->group.touched;
 		if (from->rows != NULL)
 			collected_copy(from, to);
-		if (from->group.flags & ENTRY_CHANGED)
-			entry_changed(to);
 		if (from->group.flags & ENTRY_UNSAVED)
 			entry_unsaved(to);
 	}
@@ -499,10 +498,10 @@ group_table_global(GroupTable *table)
 	if (table->shared)
 		stored_fetch_one(table, WINDOW_ALL, 0);
 	window = window_get(table, WINDOW_ALL);
-	entry = entry_find(table, window, 0, NULL, NULL);
+	entry = entry_find(table, window, 0, table->probe, table->probe_nulls);
 	if (entry == NULL)
 	{
-		entry = entry_create(table, window, 0, NULL, NULL);
+		entry = entry_create(table, window, 0, table->probe, table->probe_nulls);
 		aggregates_begin(table, entry);
 		entry_changed(entry);
 		entry_unsaved(entry);
@@ -537,7 +536,6 @@ result_add(GroupTable *table, Entry *entry)
 StateGroup **
 group_table_take_changed(GroupTable *table, int *ngroups)
 {
-	table->takes_changed = true;
 	table->nresult = 0;
 	for (int i = 0; i < table->nwindows; i++)
 	{
@@ -560,6 +558,8 @@ group_table_take_changed(GroupTable *table, int *ngroups)
 void
 group_table_checkpoint(GroupTable *table, TimestampTz watermark)
 {
+	for (int i = 0; i < table->nwindows; i++)
+		Assert(table->windows[i]->changed.head == NULL);
 	if (table->shared)
 		shared_save(table);
 	else

@@ -244,8 +244,7 @@ struct Window
 	int64 ngone;
 	/* groups of it that are stored; of a table of one pipeline only those that are not in memory */
 	int64 nstored;
-	TimestampTz stored_to; /* with a spec->bin, the greatest one of those, or more */
-	Run **runs;            /* that they are stored in, newest first; NULL: none ever */
+	Run **runs; /* that they are stored in, newest first; NULL: none ever */
 	int nruns;
 	int max_runs;
 	bool logged;         /* the log has records of it */
@@ -292,7 +291,7 @@ struct GroupTable
 	bool collects; /* some aggregate is collected */
 	bool distinct; /* some are DISTINCT, and none is collected */
 	TupleDesc collected_desc;
-	bool *collected_record;  /* [spec->ncollected] is an anonymous record, kept as bytes */
+	Oid *collected_records;  /* [spec->ncollected] type if it is anonymous, and kept as bytes */
 	Datum *collected_values; /* [spec->ncollected], scratch */
 	bool *collected_nulls;
 	Key *keys;
@@ -322,8 +321,7 @@ struct GroupTable
 	StateGroup **result; /* what take_changed() and take_closed() return */
 	int nresult;
 	int max_result;
-	bool takes_changed; /* take_changed() is called at all */
-	Window *closing;    /* whose groups take_closed() returned; NULL: none */
+	Window *closing; /* whose groups take_closed() returned; NULL: none */
 
 	/* what the current record did */
 	UndoStep *undo_steps;
@@ -459,8 +457,10 @@ extern void hopping_init(GroupTable *table);
 extern void hopping_apply(GroupTable *table, InputRows *rows, int from, TimestampTz closed);
 
 /* aggregate.c */
+extern bool type_is_anonymous(Oid type);
 extern void aggregates_init(GroupTable *table);
 extern uint32 aggregates_fingerprint(const GroupTable *table);
+extern bool aggregates_are_portable(const GroupTable *table);
 extern void aggregates_enter(GroupTable *table, Window *window);
 extern void aggregates_begin(GroupTable *table, Entry *entry);
 extern void aggregates_advance(GroupTable *table, const Entrance *entrances, int n,
@@ -553,7 +553,7 @@ struct Run
 /* stored.c */
 extern void stored_refresh(GroupTable *table);
 extern void stored_fetch(GroupTable *table, const InputRows *rows, TimestampTz closed);
-extern void stored_fetch_like(GroupTable *table, const GroupTable *source);
+extern void stored_fetch_like(GroupTable *table, const Window *like);
 extern void stored_fetch_one(GroupTable *table, TimestampTz start, uint64 hash);
 extern void stored_take(GroupTable *table, Window *window, int max);
 extern void stored_drop_taken(GroupTable *table, Window *window);
@@ -563,7 +563,7 @@ extern void stored_save_windows(GroupTable *table);
 extern bool stored_is_empty(Oid query, int pipeline);
 extern bool in_memory(const Window *window, uint64 hash, bool gone);
 extern void count_stored(GroupTable *table, Window *window, int64 n);
-extern void bucket_write(GroupTable *table, Window *window, Entry *entry, StringInfo out);
+extern void bucket_write(GroupTable *table, Entry *entry, StringInfo out);
 extern int bucket_read(GroupTable *table, Window *window, uint64 hash, StringInfo in, uint8 flags);
 
 /* stored_shared.c */
@@ -585,7 +585,6 @@ extern void runs_learn(GroupTable *table);
 extern void runs_fetch(GroupTable *table, const Wanted *wanted, int64 nwanted);
 extern void runs_take_slice(GroupTable *table, Window *window, uint64 to);
 extern void runs_delete_slice(GroupTable *table, Window *window, uint64 to);
-extern void runs_take_all(GroupTable *table);
 
 /* run_filter.c */
 extern void run_filter_create(GroupTable *table, Run *run, int64 groups);

@@ -9,6 +9,9 @@
  */
 #include "state/group_table.h"
 
+#include "common/int.h"
+#include "miscadmin.h"
+
 /* the more, the less often all windows come by; the fewer, the less memory */
 #define STRETCH_ROWS 8192
 #define STRETCH_SLOTS (2 * STRETCH_ROWS)
@@ -200,6 +203,7 @@ finish_stretch(GroupTable *table, InputRows *rows)
 		return;
 	for (; start <= stretch->last; start += table->spec->window.slide)
 	{
+		CHECK_FOR_INTERRUPTS();
 		if (start >= stretch->all_first && start <= stretch->all_last)
 			enter_all(table, rows, start);
 		else
@@ -208,8 +212,6 @@ finish_stretch(GroupTable *table, InputRows *rows)
 			MemoryContextReset(table->temp);
 		number++;
 	}
-	entrances_advance(table, rows);
-
 	for (int i = 0; i < stretch->nkeys; i++)
 		stretch->slots[stretch->keys[i].slot] = -1;
 	stretch->nrows = stretch->nkeys = 0;
@@ -222,11 +224,14 @@ static bool
 has_room(const GroupTable *table, TimestampTz first, TimestampTz last)
 {
 	const Stretch *stretch = table->stretch;
-	int64 span = Max(stretch->last, last) - Min(stretch->first, first);
+	int64 span;
 
+	/* all of time is more than an int64 holds */
+	if (stretch->nrows == STRETCH_ROWS ||
+		pg_sub_s64_overflow(Max(stretch->last, last), Min(stretch->first, first), &span))
+		return false;
 	/* rows are asked about each window of the stretch, those included that they are not in */
-	return stretch->nrows < STRETCH_ROWS &&
-		   span / table->spec->window.slide < 2 * table->max_entered + SPARE_WINDOWS;
+	return span / table->spec->window.slide < 2 * table->max_entered + SPARE_WINDOWS;
 }
 
 void
@@ -257,4 +262,5 @@ hopping_apply(GroupTable *table, InputRows *rows, int from, TimestampTz closed)
 		stretch->rows[stretch->nrows++] = row;
 	}
 	finish_stretch(table, rows);
+	entrances_advance(table, rows);
 }

@@ -114,6 +114,7 @@ begin_merge(GroupTable *table)
 		table->merge->ninputs = n;
 		table->merge->output = run_add(table, window, first, table->next_run);
 		run_filter_create(table, table->merge->output, groups);
+		VELO_INJECTION_POINT("before-merge");
 		return true;
 	}
 	return false;
@@ -259,6 +260,7 @@ merge_piece(GroupTable *table, Size budget)
 			inputs[i].run->from = hash + 1;
 	}
 	run_writer_end(writer);
+	VELO_INJECTION_POINT("in-merge");
 	merge->window->stored_changed = true;
 	if (least == NULL)
 	{
@@ -267,6 +269,7 @@ merge_piece(GroupTable *table, Size budget)
 		runs_stop_merge(table, merge->window);
 	}
 	pfree(inputs);
+	VELO_INJECTION_POINT("after-merge");
 	return bytes + BEGIN_BYTES;
 }
 

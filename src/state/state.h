@@ -270,7 +270,8 @@ extern void group_touch(GroupTable *table, StateGroup *group);
 /*
  * Make the table durable in the running transaction: append what changed since the last checkpoint, compact some of
  * what is old, move cold groups out: those whose bin the query's watermark has passed, and others when memory is short.
- * Call just before the commit; and of a shared table, whose groups all leave memory then, whenever that is wanted.
+ * Call just before the commit, when nothing has changed since group_table_take_changed(); and of a shared table, whose
+ * groups all leave memory then, whenever that is wanted.
  */
 extern void group_table_checkpoint(GroupTable *table, TimestampTz watermark);
 
@@ -279,9 +280,11 @@ extern bool group_state_is_private(Oid query, int pipeline);
 
 /*
  * Fold the groups of "source", a table of one pipeline, into another of the same grouping, and delete what makes
- * "source" durable; destroy it afterwards.  Groups whose row this changes, or that have none yet, count as changed.
+ * "source" durable.  Groups whose row this changes, or that have none yet, count as changed.  Returns false when that was
+ * all, and "source" is to be destroyed; until then call again, after a checkpoint of "table", for memory has no room for
+ * all cold groups at once.  Within one transaction.
  */
-extern void group_table_fold(GroupTable *table, GroupTable *source);
+extern bool group_table_fold(GroupTable *table, GroupTable *source);
 
 /*
  * The same for partial groups that are nowhere but in memory; "source" is empty afterwards, to be filled again.  May

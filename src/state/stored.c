@@ -9,15 +9,17 @@
  *	stored_runs.c	those of one pipeline many at once, and never again: what is fetched is as good as gone
  *
  * Here is what both have in common: which windows have stored groups, which of them rows want, and how they leave a
- * window that closes.  A window with stored groups has a row of its own, with their number, the greatest of their bins,
- * if the grouping has one, and their runs: so what can't be stored is known without reading any.
+ * window that closes, or all windows.  A window with stored groups has a row of its own, with their number and their runs.
  */
 #include "state/stored.h"
 
+#include "miscadmin.h"
 #include "port/pg_bswap.h"
 
 /* rows ahead of which is looked what of them is in memory, and what in runs */
 #define PREFETCH_ROWS 16
+/* the part of the memory for groups that those may take, as bytes, which leave a window together */
+#define SLICE_SHARE 4
 
 /* ------------------------------------------------------------------ keys */
 
@@ -116,10 +118,8 @@ stored_saver_end(StoredSaver *saver)
 
 /* Append a group to the bytes of its bucket.  The current memory context takes garbage. */
 void
-bucket_write(GroupTable *table, Window *window, Entry *entry, StringInfo out)
+bucket_write(GroupTable *table, Entry *entry, StringInfo out)
 {
-	int bin = table->spec->bin_key;
-
 	record_write_keys(table, entry, out);
 	record_write_state(table, entry, out);
 	if (keeps_rows(table))
@@ -130,8 +130,6 @@ bucket_write(GroupTable *table, Window *window, Entry *entry, StringInfo out)
 		if (rows > 0)
 			collected_write(entry->rows, 0, rows, out);
 	}
-	if (table->spec->bin.kind != WINDOW_NONE && !entry->group.key_nulls[bin])
-		window->stored_to = Max(window->stored_to, DatumGetTimestampTz(entry->group.keys[bin]));
 }
 
 /*
@@ -200,7 +198,6 @@ read_window(const StoredGroup *stored, void *arg)
 	in.cursor = 0;
 	record_check_header(table, &in);
 	bytes_read(&in, &window->nstored, sizeof(window->nstored));
-	bytes_read(&in, &window->stored_to, sizeof(window->stored_to));
 	while (in.cursor < in.len)
 	{
 		int64 id;
@@ -257,7 +254,6 @@ write_window(GroupTable *table, const Window *window)
 	appendStringInfoSpaces(&out, VARHDRSZ);
 	record_write_header(table, &out);
 	appendBinaryStringInfo(&out, (char *) &window->nstored, sizeof(window->nstored));
-	appendBinaryStringInfo(&out, (char *) &window->stored_to, sizeof(window->stored_to));
 	for (int i = 0; i < window->nruns; i++)
 	{
 		const Run *run = window->runs[i];
@@ -391,19 +387,6 @@ fetch_wanted(GroupTable *table, WantedList *list)
 	pfree(list->buckets);
 }
 
-/* Is the bin of a row later than all that are stored? */
-static inline bool
-is_beyond_stored(const GroupTable *table, const Window *window, const InputRows *rows, int row)
-{
-	int column;
-
-	if (table->spec->bin.kind == WINDOW_NONE)
-		return false;
-	column = table->spec->keys[table->spec->bin_key].column;
-	return !rows->nulls[column][row] &&
-		   DatumGetTimestampTz(rows->values[column][row]) > window->stored_to;
-}
-
 /* What want() will look at for a row soon to come, into the processor's cache. */
 static inline void
 prefetch(const GroupTable *table, const InputRows *rows, int row)
@@ -433,32 +416,28 @@ stored_fetch(GroupTable *table, const InputRows *rows, TimestampTz closed)
 		bool late;
 		int n;
 
+		CHECK_FOR_INTERRUPTS();
 		prefetch(table, rows, row);
 		n = windows_for_row(table, rows, row, closed, &late);
 		for (int k = 0; k < n; k++)
-			if (!is_beyond_stored(table, table->entered[k], rows, row))
-				want(table, &wanted, table->entered[k], table->hashes[row]);
+			want(table, &wanted, table->entered[k], table->hashes[row]);
 	}
 	fetch_wanted(table, &wanted);
 }
 
-/* Bring the groups that another table has into the memory of this one, which is shared, where they are stored. */
+/* The same for the groups that a window of another table has, into this one, which is shared. */
 void
-stored_fetch_like(GroupTable *table, const GroupTable *source)
+stored_fetch_like(GroupTable *table, const Window *like)
 {
 	WantedList wanted = {0};
+	const Window *window;
 
 	Assert(table->shared);
 	stored_refresh(table);
-	for (int w = 0; w < source->nwindows && table->nstored > 0; w++)
-	{
-		const Window *like = source->windows[w];
-		const Window *window = window_find(table, like->start);
-
-		for (uint64 i = 0; window != NULL && i <= like->mask; i++)
-			if (like->slots[i].entry != NULL)
-				want(table, &wanted, window, like->slots[i].hash);
-	}
+	window = window_find(table, like->start);
+	for (uint64 i = 0; window != NULL && i <= like->mask; i++)
+		if (like->slots[i].entry != NULL)
+			want(table, &wanted, window, like->slots[i].hash);
 	fetch_wanted(table, &wanted);
 }
 
@@ -481,12 +460,19 @@ stored_fetch_one(GroupTable *table, TimestampTz start, uint64 hash)
 
 /*
  * Stored groups leave a window that closes by slices of the hash: into how many are those cut that are still there, if
- * one is to have "max" groups at most, about?
+ * one is to have "max" groups at most, about, and not to take too much of the memory?
  */
 static uint64
 slices_left(const GroupTable *table, const Window *window, int max)
 {
-	return table->hashable ? window->nstored / max + 1 : 1;
+	int64 slice_bytes = table->memory_limit / SLICE_SHARE;
+	int64 bytes = 0;
+
+	if (!table->hashable)
+		return 1;
+	for (int i = 0; i < window->nruns; i++)
+		bytes += window->runs[i]->bytes;
+	return Max(window->nstored / max, bytes / slice_bytes) + 1;
 }
 
 /* The last hash of the next slice. */

@@ -76,7 +76,7 @@ has_passed(const GroupTable *table, const Entry *entry, TimestampTz watermark)
 			   watermark;
 }
 
-/* May a bucket leave memory?  Not before what changed in it was taken for emission. */
+/* May a bucket leave memory? */
 static bool
 is_cold(const GroupTable *table, const Window *window, uint64 hash, const ColdRule *rule)
 {
@@ -85,8 +85,7 @@ is_cold(const GroupTable *table, const Window *window, uint64 hash, const ColdRu
 		const Entry *entry = window->slots[i].entry;
 
 		if (window->slots[i].hash == hash && (entry->group.flags & ENTRY_GONE) == 0 &&
-			((entry->group.touched > rule->age && !has_passed(table, entry, rule->watermark)) ||
-			 (table->takes_changed && (entry->group.flags & ENTRY_CHANGED) != 0)))
+			entry->group.touched > rule->age && !has_passed(table, entry, rule->watermark))
 			return false;
 	}
 	return true;
@@ -130,7 +129,7 @@ find_cold(const GroupTable *table, const Window *window, const ColdRule *rule, u
 
 /* Append these groups to a run, in the order of their hashes. */
 static void
-write_cold(GroupTable *table, Window *window, RunWriter *writer, const ColdGroups *cold)
+write_cold(GroupTable *table, RunWriter *writer, const ColdGroups *cold)
 {
 	const HashSlot *slots = cold->slots;
 	MemoryContext old = MemoryContextSwitchTo(table->temp);
@@ -139,7 +138,7 @@ write_cold(GroupTable *table, Window *window, RunWriter *writer, const ColdGroup
 	{
 		if (i + PREFETCH < cold->n)
 			group_prefetch(&slots[i + PREFETCH].entry->group);
-		bucket_write(table, window, slots[i].entry, run_writer_bytes(writer));
+		bucket_write(table, slots[i].entry, run_writer_bytes(writer));
 		if (i + 1 == cold->n || slots[i + 1].hash != slots[i].hash)
 			run_writer_add(writer, slots[i].hash);
 		MemoryContextReset(table->temp);
@@ -182,10 +181,14 @@ move_window(GroupTable *table, Window *window, const ColdRule *rule, int64 *look
 		if (cold.n == 0)
 			continue;
 		if (writer == NULL)
+		{
+			VELO_INJECTION_POINT("before-move");
 			writer = begin_run(table, window);
+		}
 		sort_by_hash(cold.slots, cold.n);
-		write_cold(table, window, writer, &cold);
+		write_cold(table, writer, &cold);
 		count_stored(table, window, cold.n);
+		VELO_INJECTION_POINT("in-move");
 		log_forget_moved(table, window, cold.slots, cold.n);
 		for (int64 k = 0; k < cold.n; k++)
 			entry_left(cold.slots[k].entry);
@@ -258,6 +261,7 @@ stored_move_cold(GroupTable *table)
 	for (int i = 0; i < table->nwindows; i++)
 		if (move_window(table, table->windows[i], &rule, &looked))
 			window_rebuild(table, table->windows[i]);
+	VELO_INJECTION_POINT("after-move");
 	table->allocated = MemoryContextMemAllocated(table->context, true);
 	/* where little could be moved, don't try again at once */
 	table->move_at = Max(table->memory_limit, table->allocated + table->allocated / 4);

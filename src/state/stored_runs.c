@@ -416,6 +416,7 @@ runs_fetch(GroupTable *table, const Wanted *wanted, int64 nwanted)
 		fetch.window = window_find(table, fetch.wanted->window);
 		for (int i = 0; i < fetch.window->nruns; i++)
 			fetch_from(&fetch, fetch.window->runs[i]);
+		VELO_INJECTION_POINT("in-fetch");
 		for (int64 k = 0; k < fetch.nwanted; k++)
 			if (fetch.found[k])
 				mark_unsaved(fetch.window, fetch.wanted[k].hash);
@@ -426,43 +427,33 @@ runs_fetch(GroupTable *table, const Wanted *wanted, int64 nwanted)
 
 /* ------------------------------------------------------------------ leaving */
 
-/*
- * The buckets of a window with hashes in [from, to] that memory doesn't have, into another window, with these flags.
- * That may be the window itself.
- */
-static void
-read_range(GroupTable *table, Window *window, uint64 from, uint64 to, Window *into, uint8 flags)
+/* The buckets of a window's next slice, which ends at hash "to", into window->taken, but for those that memory has. */
+void
+runs_take_slice(GroupTable *table, Window *window, uint64 to)
 {
 	RunReader *reader = run_reader_begin(table->query, table->pipeline, false);
 
 	/* the newest first: what is there is not taken again */
 	for (int r = 0; r < window->nruns; r++)
 	{
-		uint64 first = Max(from, window->runs[r]->from);
-		bool is_over = first > to;
+		uint64 from = Max(window->slice_from, window->runs[r]->from);
+		bool is_over = from > to;
 		RunBlock stored;
 
-		run_reader_seek(reader, window->runs[r]->id, first, PG_UINT64_MAX);
+		run_reader_seek(reader, window->runs[r]->id, from, PG_UINT64_MAX);
 		while (!is_over && run_reader_next(reader, &stored))
 		{
 			Block block;
 
 			block_open(table, &block, &stored);
-			for (int i = block_find(&block, first); i < block.n && block_hash(&block, i) <= to; i++)
+			for (int i = block_find(&block, from); i < block.n && block_hash(&block, i) <= to; i++)
 				if (!in_memory(window, block_hash(&block, i), false) &&
-					!in_memory(into, block_hash(&block, i), false))
-					(void) read_bucket(table, into, &block, i, flags);
+					!in_memory(window->taken, block_hash(&block, i), false))
+					(void) read_bucket(table, window->taken, &block, i, ENTRY_UNSAVED);
 			is_over = stored.hash >= to;
 		}
 	}
 	run_reader_end(reader);
-}
-
-/* The buckets of a window's next slice, which ends at hash "to", into window->taken. */
-void
-runs_take_slice(GroupTable *table, Window *window, uint64 to)
-{
-	read_range(table, window, window->slice_from, to, window->taken, ENTRY_UNSAVED);
 }
 
 /* Consume all runs up to the end of a window's next slice. */
@@ -491,18 +482,4 @@ runs_delete_slice(GroupTable *table, Window *window, uint64 to)
 			run->from = to + 1;
 	}
 	run_reader_end(reader);
-}
-
-/* Bring all cold groups of the table into memory, and delete them from the store. */
-void
-runs_take_all(GroupTable *table)
-{
-	for (int i = 0; i < table->nwindows; i++)
-	{
-		Window *window = table->windows[i];
-
-		if (window->nruns > 0)
-			read_range(table, window, 0, PG_UINT64_MAX, window, 0);
-		stored_drop_window(table, window);
-	}
 }

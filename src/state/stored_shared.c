@@ -47,7 +47,7 @@ save_bucket(StoredSaver *saver, Window *window, uint64 hash)
 
 		if (window->slots[i].hash != hash || (entry->group.flags & ENTRY_GONE) != 0)
 			continue;
-		bucket_write(table, window, entry, &out);
+		bucket_write(table, entry, &out);
 	}
 	SET_VARSIZE(out.data, out.len);
 	stored_saver_add(saver, bucket_key(window->start, hash),

@@ -322,6 +322,7 @@ velo_tumble(PG_FUNCTION_ARGS)
 	WindowSpec spec = {.kind = WINDOW_TUMBLING};
 	TimestampTz start;
 	TimestampTz last;
+	bool found PG_USED_FOR_ASSERTS_ONLY;
 
 	spec.size = spec.slide = window_length(PG_GETARG_INTERVAL_P(1), "window size");
 	spec.origin = PG_GETARG_TIMESTAMPTZ(2);
@@ -329,7 +330,8 @@ velo_tumble(PG_FUNCTION_ARGS)
 	check_finite(spec.origin);
 	window_set_zone(&spec, text_to_cstring(PG_GETARG_TEXT_PP(3)));
 	check_fits(&spec, time);
-	(void) window_range(&spec, time, &start, &last);
+	found = window_range(&spec, time, &start, &last);
+	Assert(found);
 	return make_window(&spec, start, range_get_typcache(fcinfo, TSTZRANGEOID));
 }
 

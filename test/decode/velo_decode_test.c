@@ -358,7 +358,8 @@ typedef struct FuzzType
 	{                                                                                              \
 		"\"a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11\"", "\"A0EEBC99-9C0B-4EF8-bB6D-6BB9BD380AfF\"",    \
 			"\"A0EEBC99-9C0B4EF8-BB6D-6BB9BD380A11\"", "\"{a0eebc999c0b4ef8bb6d6bb9bd380a11}\"",   \
-			"\"a0eebc99-9c0b-4ef8-bb6d_6bb9bd380a11\"", "\"a0eebc99-9c0b-4ef8-bb6d-6bb9bd380ag1\"" \
+			"\"a0eebc99-9c0b-4ef8-bb6d_6bb9bd380a11\"",                                            \
+			"\"a0eebc99-9c0b-4ef8-bb6d-6bb9bd380ag1\"", "\"a0eebc9909c0b04ef80bb6d06bb9bd380a11\"" \
 	}
 #define ARRAYS(v, w)                                                                               \
 	{                                                                                              \

@@ -12,11 +12,63 @@ package Velo::Server;
 use strict;
 use warnings;
 
+use File::Copy qw(copy);
+use File::Path qw(make_path);
 use Time::HiRes qw(time);
 use Velo::Process qw(scratch_dir free_port wait_for spawn finish run_command children);
 
+sub bindir
+{
+	return $ENV{VELO_BINDIR} // die("VELO_BINDIR is not set: run this through test/run.sh\n");
+}
+
+# Make an installation in $dir that has $library as velo's, if given, and $files (hash of names and contents) in the
+# directory of extensions, the rest of it being links; returns where its programs are.  PostgreSQL finds the other
+# directories by the place of the program.
+sub installation_with
+{
+	my ($dir, $library, $files) = @_;
+	my %from;
+
+	for my $kind (qw(bindir pkglibdir sharedir))
+	{
+		my ($status, $out, $err) = run_command('', bindir() . '/pg_config', "--$kind");
+
+		die "pg_config failed:\n$err" if $status;
+		chomp($from{$kind} = $out);
+	}
+	make_path("$dir$from{bindir}", "$dir$from{pkglibdir}", "$dir$from{sharedir}/extension");
+	for my $file (map { glob } "$from{bindir}/*", "$from{pkglibdir}/*", "$from{sharedir}/*", "$from{sharedir}/extension/*")
+	{
+		next if $file eq "$from{sharedir}/extension";
+		# a program that is a link would be found where it points to
+		my $copied = $file =~ m{/(?:postgres|initdb)$} ? copy($file, "$dir$file") && chmod(0755, "$dir$file") : undef;
+
+		$copied // symlink($file, "$dir$file") or die "$dir$file: $!\n";
+	}
+	replace_file("$dir$from{pkglibdir}/velo.so", Velo::Process::slurp($library)) if $library;
+	replace_file("$dir$from{sharedir}/extension/$_", $files->{$_}) for keys %{ $files // {} };
+	return "$dir$from{bindir}";
+}
+
+# Never written over: a running server may have it mapped.
+sub replace_file
+{
+	my ($path, $content) = @_;
+
+	unlink $path;
+	open my $file, '>:raw', $path or die "$path: $!\n";
+	print $file $content;
+	close $file or die "$path: $!\n";
+	return;
+}
+
+my @servers;
+
 # options: name, dev_broker (true: with the development broker), conf (hash of settings), start (default true), disk (a
-# Velo::Disk that it sees)
+# Velo::Disk that it sees), library (another one of velo's than that which is installed), extension_files (hash of names
+# and contents, to have in the directory of extensions), backup_of (a server of which it is a base backup), standby (true:
+# and which it follows)
 sub new
 {
 	my ($class, %options) = @_;
@@ -25,14 +77,19 @@ sub new
 		dir => $dir,
 		data => "$dir/data",
 		logfile => "$dir/postgresql.log",
-		bindir => $ENV{VELO_BINDIR} // die("VELO_BINDIR is not set: run this through test/run.sh\n"),
+		bindir => $options{library} || $options{extension_files}
+		? installation_with($dir, $options{library}, $options{extension_files})
+		: bindir(),
 		port => free_port(),
 		disk => $options{disk}
 	}, $class;
-	my ($status, $out, $err) = run_command('', "$self->{bindir}/initdb", '--no-sync', '--auth=trust',
-		'--username=postgres', '--encoding=UTF8', '--locale=C', $self->{data});
+	my ($status, $out, $err) = run_command('', $options{backup_of}
+		? ("$self->{bindir}/pg_basebackup", '-h', $options{backup_of}{dir}, '-p', $options{backup_of}{port}, '-U', 'postgres',
+			'-D', $self->{data}, '--checkpoint=fast', '--no-sync', $options{standby} ? '--write-recovery-conf' : ())
+		: ("$self->{bindir}/initdb", '--no-sync', '--auth=trust', '--username=postgres', '--encoding=UTF8', '--locale=C',
+			$self->{data}));
 
-	die "initdb failed:\n$out$err" if $status;
+	die "no data directory:\n$out$err" if $status;
 	$self->{broker_port} = free_port() if $options{dev_broker};
 	$self->configure(
 		port => $self->{port},
@@ -44,6 +101,8 @@ sub new
 		log_line_prefix => '%m [%p] %b %q%d ',
 		'velo.dev_broker_port' => $self->{broker_port} // 0,
 		%{ $options{conf} // {} });
+	$self->{owner} = $$;
+	push @servers, $self;
 	$self->start unless exists $options{start} && !$options{start};
 	return $self;
 }
@@ -76,6 +135,10 @@ sub start
 
 	my @command = ("$self->{bindir}/postgres", '-D', $self->{data});
 
+	# test/check.sh says where the suppressions are
+	unshift @command, 'valgrind', '--quiet', '--leak-check=no', '--track-origins=yes', '--gen-suppressions=all', '--error-markers=VALGRIND-ERROR,VALGRIND-END',
+	  "--suppressions=$ENV{VELO_VALGRIND}"
+	  if $ENV{VELO_VALGRIND};
 	@command = $self->{disk}->inside('INT', @command) if $self->{disk};
 	$self->{pid} = spawn($self->{logfile}, 'INT', @command);
 	my $ready = wait_for(
@@ -193,6 +256,18 @@ sub log_tail
 	my @lines = split /^/, $self->log;
 
 	return join '', @lines > 30 ? @lines[ -30 .. -1 ] : @lines;
+}
+
+# What no server may ever have in its log, whatever is tested: a failed assertion, and what sanitizers and valgrind report.
+END
+{
+	for my $server (grep { $_->{owner} == $$ } @servers)
+	{
+		my ($line) = $server->log =~ /^(.*(?:TRAP: |AddressSanitizer: |runtime error: |VALGRIND-ERROR).*)$/m or next;
+
+		print STDERR "in $server->{logfile}: $line\n";
+		$? ||= 1;
+	}
 }
 
 # Address of the development broker.
