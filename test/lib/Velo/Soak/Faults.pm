@@ -20,7 +20,7 @@ use strict;
 use warnings;
 
 use Exporter 'import';
-use List::Util qw(first max min shuffle);
+use List::Util qw(min shuffle);
 use Time::HiRes qw(sleep);
 use Velo::Process qw(run_command wait_for);
 
@@ -150,15 +150,16 @@ sub fill_disk
 	return;
 }
 
-# The limit is a soft one, which we may raise again.  What a large record takes is more than there is.
+# Of a query that copies large records, for which there is no room then.  The limit is a soft one, which we may raise again.
 sub limit_memory
 {
 	my ($soak, $fault) = @_;
-	my $pid = $fault->{limited} = pick($soak->pids('pipeline')) // return;
-	my $size = Velo::Soak::status_of($pid, 'VmSize') * 1024 + pick(0, 1, 4, 16) * 1_048_576;
+	my @copying = grep { Velo::Process::slurp("/proc/$_/cmdline") =~ /query exclusive/ } $soak->pids('pipeline');
+	my $pid = $fault->{limited} = pick(@copying) // return;
+	my $size = Velo::Soak::status_of($pid, 'VmData') * 1024 + pick(0, 1, 4) * 1_048_576;
 
-	run_command('', 'prlimit', '--pid', $pid, "--as=$size:");
-	$soak->{load}->produce_large($_) for qw(trades orders);
+	run_command('', 'prlimit', '--pid', $pid, "--data=$size:");
+	$soak->{load}->produce_large('trades');
 	return;
 }
 
@@ -166,7 +167,7 @@ sub unlimit_memory
 {
 	my ($soak, $fault) = @_;
 
-	run_command('', 'prlimit', '--pid', $fault->{limited}, '--as=unlimited:') if $fault->{limited};
+	run_command('', 'prlimit', '--pid', $fault->{limited}, '--data=unlimited:') if $fault->{limited};
 	return;
 }
 

@@ -77,7 +77,7 @@ SQL
 	{
 		name => 'exclusive',
 		streams => ['trades'],
-		text => "SELECT k, $figures, max(length(pad)) AS widest, count(DISTINCT v) AS d FROM trades GROUP BY k",
+		text => "SELECT k, $figures, max(length(upper(pad))) AS widest, count(DISTINCT v) AS d FROM trades GROUP BY k",
 		pipelines => 4
 	},
 	{
