@@ -17,7 +17,7 @@ use strict;
 use warnings;
 
 use List::Util qw(sum max);
-use Time::HiRes qw(sleep time);
+use Time::HiRes qw(sleep);
 use Velo::Disk;
 use Velo::Kafka;
 use Velo::Process qw(wait_for spawn run_command children scratch_dir);
@@ -389,14 +389,15 @@ sub settle
 
 	for my $query (@{ $self->{queries} })
 	{
-		my $start = time;
 		my ($status, $out, $error);
 
 		# a broker that is just coming back may not tell at once how far its topics go
-		do
-		{
-			($status, $out, $error) = $self->{pg}->psql("SELECT velo.wait('$query->{name}', '@{[CATCH_UP]} s')");
-		} until $out eq 't' || time > $start + CATCH_UP || $error =~ /has failed|is paused/;
+		wait_for(
+			sub {
+				($status, $out, $error) = $self->{pg}->psql("SELECT velo.wait('$query->{name}', '@{[CATCH_UP]} s')");
+				return $out eq 't' || $error =~ /has failed|is paused/;
+			},
+			CATCH_UP);
 		next if $out eq 't';
 		die "$query->{name} does not catch up: $error\n"
 		  . $self->{pg}->query("SELECT name, state, lag, error, error_sqlstate FROM velo.queries WHERE name = '$query->{name}'") . "\n";

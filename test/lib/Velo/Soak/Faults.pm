@@ -26,7 +26,7 @@ use Velo::Process qw(run_command wait_for);
 
 our @EXPORT_OK = qw(faults pick_faults);
 
-my @parts = qw(tables settings rights sessions query load topic disk memory network broker server workers);
+my @parts = qw(tables settings rights sessions load topic disk memory network broker server workers);
 
 sub pick { return $_[ int rand @_ ] }
 sub seconds { my ($least, $most) = @_; sleep $least + rand($most - $least); return; }

@@ -36,7 +36,8 @@ sub new
 	return bless {commands => spawn_code(sub { srand $seed; produce_all({kafka => $kafka, id => 0, topics => {}}, @_) })}, $class;
 }
 
-# Go on, or begin, with a topic, that has so many partitions, each of which gets a record at once; with records that are no JSON and tombstones, if $spoilt.
+# Go on, or begin, with a topic, that has so many partitions, each of which gets a record at once; with records that are no
+# JSON and tombstones, if $spoilt.
 sub feed
 {
 	my ($self, $topic, $partitions, $spoilt) = @_;
