@@ -3,6 +3,11 @@
 -- complain if script is sourced in psql, rather than via CREATE EXTENSION
 \echo Use "CREATE EXTENSION velo" to load this file. \quit
 
+CREATE FUNCTION velo.check_schema() RETURNS pg_catalog.void
+	AS 'MODULE_PATHNAME', 'velo_check_schema' LANGUAGE C;
+SELECT velo.check_schema();
+DROP FUNCTION velo.check_schema();
+
 GRANT USAGE ON SCHEMA velo TO PUBLIC;
 
 -- ---------------------------------------------------------------- streams
@@ -329,6 +334,8 @@ COMMENT ON EVENT TRIGGER velo_on_alter_schema IS 'velo: follows schemas in the n
 
 -- ---------------------------------------------------------------- views
 
+-- All are security barriers: what others write into WHERE must not see more than they do, whatever the order of joins.
+
 CREATE FUNCTION velo.stream_queries(stream regclass) RETURNS SETOF regclass
 	LANGUAGE sql STABLE STRICT PARALLEL SAFE
 	BEGIN ATOMIC
@@ -352,7 +359,7 @@ CREATE FUNCTION velo.stream_queries(stream regclass) RETURNS SETOF regclass
 	END;
 COMMENT ON FUNCTION velo.stream_queries(regclass) IS 'the queries that read a stream, by their views';
 
-CREATE VIEW velo.streams AS
+CREATE VIEW velo.streams WITH (security_barrier) AS
 	SELECT c.oid::pg_catalog.regclass AS stream,
 		'kafka'::pg_catalog.text AS source,
 		coalesce(o.topic, c.relname::pg_catalog.text) AS topic,
@@ -426,7 +433,7 @@ CREATE TRIGGER keep_letters_of_others BEFORE DELETE ON velo.dead_letter
 COMMENT ON TRIGGER keep_letters_of_others ON velo.dead_letter IS
 	'only the owner of a query deletes its dead letters';
 
-CREATE VIEW velo.queries AS
+CREATE VIEW velo.queries WITH (security_barrier) AS
 	SELECT s.name,
 		s.state,
 		q.sink,
@@ -473,7 +480,7 @@ COMMENT ON COLUMN velo.queries.error IS 'the present trouble; NULL when it is ov
 COMMENT ON COLUMN velo.queries.retry_at IS 'when it is tried again, at the latest';
 GRANT SELECT ON velo.queries TO PUBLIC;
 
-CREATE VIEW velo.pipelines AS
+CREATE VIEW velo.pipelines WITH (security_barrier) AS
 	SELECT s.query, s.pipeline, s.pid, s.state, s.partitions,
 		coalesce(p.records_in, 0) AS records_in,
 		coalesce(p.rows_out, 0) AS rows_out,
@@ -512,7 +519,7 @@ COMMENT ON COLUMN velo.pipelines.restarts IS
 	'times that its worker was started anew since the server, or the query, was';
 GRANT SELECT ON velo.pipelines TO PUBLIC;
 
-CREATE VIEW velo.partitions AS
+CREATE VIEW velo.partitions WITH (security_barrier) AS
 	SELECT s.name AS query,
 		p.stream,
 		coalesce(o.topic, c.relname::pg_catalog.text) AS topic,
@@ -538,7 +545,7 @@ COMMENT ON COLUMN velo.partitions.idle IS
 	'without a record for idle_timeout, so that it does not hold event time back';
 GRANT SELECT ON velo.partitions TO PUBLIC;
 
--- Updatable as it is, so that DELETE works; what others write into WHERE must not see more than they do.
+-- Updatable as it is, so that DELETE works.
 CREATE VIEW velo.dead_letters WITH (security_barrier) AS
 	SELECT d.id,
 		velo.query_name(d.query) AS query,

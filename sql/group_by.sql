@@ -120,7 +120,7 @@ SELECT count(velo.create_query(name, query, stop => 'end', pipelines => 3)) FROM
 WHERE name IN ('counts', 'sums', 'collections', 'distinct_', 'distinct_values', 'filters', 'guarded', 'ordered_set', 'own', 'keys', 'having', 'global_',
                'global_empty', 'union_');
 SELECT velo.wait(timeout => '2 min');
-SELECT c.name, row_count, differences FROM velo.queries q JOIN cases c USING (name), compare(name, c.query) ORDER BY name;
+SELECT c.name, row_count, differences FROM velo.queries q JOIN cases c USING (name), compare(q.name, c.query) ORDER BY name;
 SELECT name, state, error, dead_letters FROM velo.queries WHERE state <> 'finished' OR dead_letters > 0 ORDER BY name;
 
 -- the result is a table with a key

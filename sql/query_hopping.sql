@@ -77,7 +77,7 @@ INSERT INTO cases VALUES
 SELECT count(velo.create_query(name, query, stop => 'end', pipelines => 1)) FROM cases;
 SELECT velo.wait(timeout => '2 min');
 SELECT name, row_count, differences, q.records_in, q.late
-FROM cases JOIN velo.queries q USING (name), compare(name, plain) ORDER BY name;
+FROM cases JOIN velo.queries q USING (name), compare(q.name, plain) ORDER BY name;
 SELECT count(*) AS late FROM tables.strict WHERE NOT EXISTS
     (SELECT FROM hop(ts, '30 s', '1 s') WHERE window_end + interval '5 s' > watermark OR watermark IS NULL);
 SELECT name, state, error, dead_letters FROM velo.queries WHERE state <> 'finished' OR dead_letters > 0 ORDER BY name;

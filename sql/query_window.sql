@@ -110,7 +110,7 @@ INSERT INTO cases VALUES
 SELECT name FROM cases, velo.create_query(name, query, stop => 'end', pipelines => 1) q WHERE q::text <> quote_ident(name);
 SELECT velo.wait(timeout => '2 min');
 SELECT name, row_count, differences, q.emit = cases.emit AS emit, q."window", q.records_in, q.late
-FROM cases JOIN velo.queries q USING (name), compare(name, plain) ORDER BY name;
+FROM cases JOIN velo.queries q USING (name), compare(q.name, plain) ORDER BY name;
 SELECT name, state, error, dead_letters FROM velo.queries WHERE state <> 'finished' OR dead_letters > 0 ORDER BY name;
 \d tumbling
 \d named_end
@@ -119,7 +119,7 @@ SELECT count(velo.drop_query(name)) FROM velo.queries;
 -- by two pipelines, which share the groups
 SELECT count(velo.create_query(name, query, stop => 'end', pipelines => 2)) FROM cases WHERE name ~ '^(tumbling|hopping|sliding|grace|date|having|gaps)';
 SELECT velo.wait(timeout => '2 min');
-SELECT name, row_count, differences, q.late FROM cases JOIN velo.queries q USING (name), compare(name, plain) ORDER BY name;
+SELECT name, row_count, differences, q.late FROM cases JOIN velo.queries q USING (name), compare(q.name, plain) ORDER BY name;
 SELECT count(velo.drop_query(name)) FROM velo.queries;
 
 -- record by record: a window is open until the watermark reaches its end plus grace

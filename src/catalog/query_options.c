@@ -129,8 +129,7 @@ parse_duration(const char *name, const char *text)
 		Interval *interval;
 
 		error_context_stack = &callback;
-		interval = DatumGetIntervalP(DirectFunctionCall3(
-			interval_in, CStringGetDatum(text), ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1)));
+		interval = option_interval(text);
 		error_context_stack = callback.previous;
 		us = (double) interval->time +
 			 ((double) interval->month * DAYS_PER_MONTH + interval->day) * USECS_PER_DAY;

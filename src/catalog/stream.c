@@ -250,6 +250,7 @@ stream_get_as(Oid relid, Oid userid)
 	stream->serverid = table->serverid;
 	stream->name = DatumGetCString(DirectFunctionCall1(regclassout, ObjectIdGetDatum(relid)));
 	rel = table_open(relid, AccessShareLock);
+	stream->owner = rel->rd_rel->relowner;
 	stream->tupdesc = CreateTupleDescCopy(RelationGetDescr(rel));
 	stream->topic = options->topic ? options->topic : pstrdup(RelationGetRelationName(rel));
 	table_close(rel, AccessShareLock);
@@ -275,4 +276,21 @@ StreamInfo *
 stream_get(Oid relid)
 {
 	return stream_get_as(relid, GetUserId());
+}
+
+char *
+stream_topic(Oid relid)
+{
+	ListCell *cell;
+
+	if (!stream_is(relid))
+		return NULL;
+	foreach (cell, GetForeignTable(relid)->options)
+	{
+		DefElem *def = lfirst_node(DefElem, cell);
+
+		if (strcmp(def->defname, "topic") == 0)
+			return defGetString(def);
+	}
+	return get_rel_name(relid);
 }

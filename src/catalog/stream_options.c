@@ -9,6 +9,7 @@
 
 #include "commands/defrem.h"
 #include "common/int.h"
+#include "miscadmin.h"
 #include "nodes/parsenodes.h"
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
@@ -81,6 +82,26 @@ pg_attribute_noreturn() later_value(DefElem *def, const char *valid)
 					errhint("Valid values are: %s.", valid)));
 }
 
+Interval *
+option_interval(const char *text)
+{
+	int style = IntervalStyle;
+	Datum result = (Datum) 0;
+
+	IntervalStyle = INTSTYLE_POSTGRES;
+	PG_TRY();
+	{
+		result = DirectFunctionCall3(interval_in, CStringGetDatum(text),
+									 ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1));
+	}
+	PG_FINALLY();
+	{
+		IntervalStyle = style;
+	}
+	PG_END_TRY();
+	return DatumGetIntervalP(result);
+}
+
 static void
 interval_error_context(void *arg)
 {
@@ -97,9 +118,7 @@ interval_option(DefElem *def)
 
 	callback.previous = error_context_stack;
 	error_context_stack = &callback;
-	interval =
-		DatumGetIntervalP(DirectFunctionCall3(interval_in, CStringGetDatum(defGetString(def)),
-											  ObjectIdGetDatum(InvalidOid), Int32GetDatum(-1)));
+	interval = option_interval(defGetString(def));
 	error_context_stack = callback.previous;
 
 	if (interval->month != 0 || pg_mul_s64_overflow(interval->day, USECS_PER_DAY, &result) ||

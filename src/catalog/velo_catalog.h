@@ -60,6 +60,7 @@ typedef struct StreamInfo
 {
 	Oid relid;
 	Oid serverid;
+	Oid owner;
 	char *name;            /* as regclass prints it */
 	TupleDesc tupdesc;     /* a copy */
 	StreamColumn *columns; /* [tupdesc->natts] */
@@ -86,6 +87,9 @@ extern bool stream_is(Oid relid);
 extern StreamInfo *stream_get(Oid relid);
 /* The same with the user mapping of "userid" in place of the current user's: a view's owner reads its streams. */
 extern StreamInfo *stream_get_as(Oid relid, Oid userid);
+
+/* The topic of a stream, even where something else about it is wrong; NULL if there is no such foreign table. */
+extern char *stream_topic(Oid relid);
 
 /* ereport(ERROR) for what is wrong in the options (list of DefElem) of a stream or of a column, as far as they tell. */
 extern void stream_options_check(List *options);
@@ -114,6 +118,12 @@ typedef enum EmitMode
 	EMIT_CHANGES,
 	EMIT_FINAL
 } EmitMode;
+
+/*
+ * An option's interval.  Options are read again and again, in other sessions and by workers, so they must mean the same
+ * whatever IntervalStyle says of signs there.
+ */
+extern Interval *option_interval(const char *text);
 
 /* What a query's options say, with the settings filled in where they are silent. */
 typedef struct QueryOptions

@@ -10,6 +10,8 @@
 #include "catalog/pg_type.h"
 #include "common/int.h"
 #include "mb/pg_wchar.h"
+#include "miscadmin.h"
+#include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
 
@@ -36,6 +38,7 @@ typedef struct DecoderColumn
 struct Decoder
 {
 	StreamFormat format;
+	Oid owner; /* of the stream */
 	int natts;
 	int ncolumns;
 	DecoderColumn *columns;    /* wanted ones */
@@ -61,6 +64,7 @@ decoder_create(const StreamInfo *stream, const Bitmapset *wanted)
 	int njson = 0;
 
 	decoder->format = stream->format;
+	decoder->owner = stream->owner;
 	decoder->natts = natts;
 	decoder->max_future = stream->max_future;
 	decoder->columns = palloc0(sizeof(DecoderColumn) * natts);
@@ -345,11 +349,27 @@ decode_record(Decoder *decoder, RecordBatch *batch, int index)
 	return true;
 }
 
+/*
+ * What a domain checks a value by is code, chosen by whoever owns the stream or the domain, and changed at will.  It must
+ * not run with the rights of somebody who has more: a superuser, or whoever else may become the stream's owner.  The
+ * other way round it must not get rights that it would not have otherwise, as search_path is the reader's.
+ */
+static void
+become_owner(const Decoder *decoder, Oid user, int security_context)
+{
+	if (decoder->owner != user && compat_can_set_role(user, decoder->owner))
+		SetUserIdAndSecContext(decoder->owner, security_context | SECURITY_LOCAL_USERID_CHANGE |
+												   SECURITY_RESTRICTED_OPERATION);
+}
+
+/* If it throws, the user is set right by the end of the (sub)transaction, as everywhere. */
 void
 decoder_decode(Decoder *decoder, RecordBatch *batch, int from, int to, int *position)
 {
 	ValueContext *context = &decoder->context;
 	MemoryContext oldcontext;
+	Oid user;
+	int security_context;
 
 	Assert(batch->natts == decoder->natts);
 	Assert(from >= 0 && to <= batch->capacity);
@@ -368,6 +388,8 @@ decoder_decode(Decoder *decoder, RecordBatch *batch, int from, int to, int *posi
 		value_reader_refresh(&column->reader);
 	}
 
+	GetUserIdAndSecContext(&user, &security_context);
+	become_owner(decoder, user, security_context);
 	oldcontext = MemoryContextSwitchTo(batch->context);
 	for (int i = from; i < to; i++)
 	{
@@ -382,4 +404,5 @@ decoder_decode(Decoder *decoder, RecordBatch *batch, int from, int to, int *posi
 								   context->detail);
 	}
 	MemoryContextSwitchTo(oldcontext);
+	SetUserIdAndSecContext(user, security_context);
 }

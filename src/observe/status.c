@@ -293,12 +293,13 @@ partition_names(List *partitions, int pipeline)
 	foreach (lc, partitions)
 	{
 		const PartitionInfo *partition = lfirst(lc);
+		char *topic;
 		char *name;
 
-		if (partition->pipeline != pipeline)
+		/* not by stream_get(): what is wrong with one stream must not hide all queries */
+		if (partition->pipeline != pipeline || (topic = stream_topic(partition->stream)) == NULL)
 			continue;
-		name = psprintf("%s:%d", stream_get_as(partition->stream, GetUserId())->topic,
-						partition->partition);
+		name = psprintf("%s:%d", topic, partition->partition);
 		accumArrayResult(names, CStringGetTextDatum(name), false, TEXTOID, CurrentMemoryContext);
 	}
 	return makeArrayResult(names, CurrentMemoryContext);

@@ -84,6 +84,9 @@ register_callbacks(void)
 	CacheRegisterSyscacheCallback(PROCOID, object_changed, (Datum) 0);
 	CacheRegisterSyscacheCallback(TYPEOID, object_changed, (Datum) 0);
 	CacheRegisterSyscacheCallback(OPEROID, object_changed, (Datum) 0);
+	/* row security hangs on what the owner is, and a member of */
+	CacheRegisterSyscacheCallback(AUTHOID, object_changed, (Datum) 0);
+	CacheRegisterSyscacheCallback(AUTHMEMROLEMEM, object_changed, (Datum) 0);
 	CacheRegisterSyscacheCallback(FOREIGNSERVEROID, connection_changed, (Datum) 0);
 	CacheRegisterSyscacheCallback(USERMAPPINGOID, connection_changed, (Datum) 0);
 	callbacks_registered = true;
@@ -128,7 +131,10 @@ make_plan(Pipeline *pipeline)
 										pipeline->plan->input_of_few, pipeline->plan->record_column,
 										pipeline->query->windowed);
 	if (pipeline->plan->grouped != NULL)
+	{
+		aggregates_check_rights(pipeline->plan->grouped->grouping);
 		pipeline->emitter = emitter_create(pipeline->plan->grouped);
+	}
 	pipeline->sink = sink_open(pipeline->query->target, pipeline->query->own_target,
 							   pipeline->plan->result, pipeline->plan->query->key_columns);
 	watch_relations(pipeline->plan->input);
@@ -273,6 +279,24 @@ open_stream(Pipeline *pipeline, PipelineStream *stream, StreamUse *use, List *pa
 	open_source(pipeline, stream);
 }
 
+/*
+ * Columns take memory by the record, however short that is: of many columns fewer records make a batch, so that it stays
+ * within its share of the pipeline's memory whatever batch_size the query's owner wants.
+ */
+static void
+bound_batch_size(Pipeline *pipeline)
+{
+	QueryOptions *options = &pipeline->query->options;
+	Size budget = (Size) options->pipeline_memory * 1024 / BATCH_SHARE;
+	Size needed = 0; /* by one record of each stream */
+
+	for (int s = 0; s < pipeline->plan->nstreams; s++)
+		needed += sizeof(Record) + sizeof(TimestampTz) +
+				  (bms_num_members(pipeline->plan->streams[s].wanted) + 1) *
+					  (sizeof(Datum) + sizeof(bool));
+	options->batch_size = Max(1, Min((Size) options->batch_size, budget / needed));
+}
+
 static void
 open_streams(Pipeline *pipeline)
 {
@@ -281,6 +305,7 @@ open_streams(Pipeline *pipeline)
 	BatchSet *set = &pipeline->set;
 
 	streams_are_stale = false;
+	bound_batch_size(pipeline);
 	pipeline->nstreams = n;
 	pipeline->streams = palloc0_array(PipelineStream, n);
 	set->nstreams = n;

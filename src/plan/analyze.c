@@ -9,6 +9,8 @@
 
 #include "access/relation.h"
 #include "catalog/pg_type.h"
+#include "commands/defrem.h"
+#include "miscadmin.h"
 #include "nodes/makefuncs.h"
 #include "nodes/nodeFuncs.h"
 #include "optimizer/tlist.h"
@@ -17,6 +19,7 @@
 #include "parser/parsetree.h"
 #include "rewrite/rewriteHandler.h"
 #include "utils/builtins.h"
+#include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/typcache.h"
 
@@ -388,8 +391,8 @@ forget_view(Query *query, Oid view)
 	}
 }
 
-ContinuousQuery *
-continuous_load(const QueryInfo *info)
+static ContinuousQuery *
+load_query(const QueryInfo *info)
 {
 	ContinuousQuery *result = palloc0_object(ContinuousQuery);
 	Analysis analysis = {.result = result, .pstate = make_parsestate(NULL)};
@@ -404,6 +407,37 @@ continuous_load(const QueryInfo *info)
 	inline_stream_ctes(result->query);
 	refuse_query(analysis.pstate, NULL, result->query);
 	describe(&analysis, NULL, info->stop_at_end);
+	return result;
+}
+
+/*
+ * Windows are found by folding constants, and so by calling what the query's owner calls immutable.  Whoever asks, it is
+ * the owner's code, and runs as in a pipeline: with the owner's rights, in a security-restricted operation, and with the
+ * settings of the query, lest somebody else's search_path put another function in its place.
+ */
+ContinuousQuery *
+continuous_load(const QueryInfo *info)
+{
+	int level = NewGUCNestLevel();
+	ContinuousQuery *result;
+	Oid user;
+	int context;
+	ListCell *lc;
+
+	GetUserIdAndSecContext(&user, &context);
+	SetUserIdAndSecContext(info->owner,
+						   context | SECURITY_LOCAL_USERID_CHANGE |
+							   (info->owner != user ? SECURITY_RESTRICTED_OPERATION : 0));
+	foreach (lc, info->settings)
+	{
+		DefElem *setting = lfirst_node(DefElem, lc);
+
+		(void) set_config_option(setting->defname, defGetString(setting), PGC_USERSET,
+								 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+	}
+	result = load_query(info);
+	AtEOXact_GUC(false, level);
+	SetUserIdAndSecContext(user, context);
 	return result;
 }
 

@@ -43,7 +43,7 @@ typedef struct ContinuousQuery
 extern ContinuousQuery *continuous_analyze(const char *text, const char *emit, bool stop_at_end,
 										   int64 grace);
 
-/* The same of a stored query, from its view. */
+/* The same of a stored query, from its view; as its owner and with its settings, whoever calls. */
 extern ContinuousQuery *continuous_load(const QueryInfo *query);
 
 typedef struct StreamUse

@@ -181,7 +181,13 @@ is_listed(const char *name, const char *const *list, int n)
 PropertyKind
 source_property_kind(const char *name, const char **reason)
 {
-	Size len = strlen(name);
+	static const char topic_prefix[] = "topic.";
+	Size len;
+
+	/* librdkafka takes those of a topic with this before them as well */
+	if (strncmp(name, topic_prefix, strlen(topic_prefix)) == 0)
+		name += strlen(topic_prefix);
+	len = strlen(name);
 
 	for (int i = 0; i < (int) lengthof(owned_properties); i++)
 	{
@@ -207,6 +213,17 @@ source_property_kind(const char *name, const char **reason)
 	return PROPERTY_SUPERUSER;
 }
 
+/* Kerberos as librdkafka has understood the value: it leaves out blanks before it. */
+static bool
+uses_kerberos(const rd_kafka_conf_t *conf)
+{
+	char mechanism[64] = "";
+	size_t size = sizeof(mechanism);
+
+	return rd_kafka_conf_get(conf, "sasl.mechanisms", mechanism, &size) == RD_KAFKA_CONF_OK &&
+		   pg_strcasecmp(mechanism, "GSSAPI") == 0;
+}
+
 void
 source_check_property(const char *name, const char *value)
 {
@@ -214,13 +231,16 @@ source_check_property(const char *name, const char *value)
 	char errstr[512] = "";
 	char detail[512];
 	rd_kafka_conf_res_t res;
+	bool kerberos;
 
 	res = rd_kafka_conf_set(conf, name, value, errstr, sizeof(errstr));
+	kerberos = uses_kerberos(conf);
 	rd_kafka_conf_destroy(conf);
 	if (res == RD_KAFKA_CONF_OK)
 	{
-		if (strncmp(name, "sasl.mechanism", strlen("sasl.mechanism")) == 0 &&
-			pg_strcasecmp(value, "GSSAPI") == 0 && !superuser())
+		/* it is librdkafka's default, so it only matters where it was set */
+		if (strncmp(name, "sasl.mechanism", strlen("sasl.mechanism")) == 0 && kerberos &&
+			!superuser())
 			ereport(ERROR, errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 					errmsg("permission denied to set option \"%s\" to \"%s\"", name, value),
 					errdetail("Only superusers may use the Kerberos identity of the server."),

@@ -123,6 +123,43 @@ check_execute(Oid function, Oid role, ObjectType type)
 		aclcheck_error(result, type, get_func_name(function));
 }
 
+/* As the executor does: the user may call the aggregate, and its owner what it consists of. */
+static void
+check_aggregate(Oid aggregate)
+{
+	HeapTuple tuple = SearchSysCache1(AGGFNOID, ObjectIdGetDatum(aggregate));
+	HeapTuple proctuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(aggregate));
+	Form_pg_aggregate form;
+	Oid owner;
+
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for aggregate %u", aggregate);
+	if (!HeapTupleIsValid(proctuple))
+		elog(ERROR, "cache lookup failed for function %u", aggregate);
+	form = (Form_pg_aggregate) GETSTRUCT(tuple);
+	owner = ((Form_pg_proc) GETSTRUCT(proctuple))->proowner;
+
+	check_execute(aggregate, GetUserId(), OBJECT_AGGREGATE);
+	check_execute(form->aggtransfn, owner, OBJECT_FUNCTION);
+	if (OidIsValid(form->aggfinalfn))
+		check_execute(form->aggfinalfn, owner, OBJECT_FUNCTION);
+	if (OidIsValid(form->aggcombinefn))
+		check_execute(form->aggcombinefn, owner, OBJECT_FUNCTION);
+	if (OidIsValid(form->aggserialfn))
+		check_execute(form->aggserialfn, owner, OBJECT_FUNCTION);
+	if (OidIsValid(form->aggdeserialfn))
+		check_execute(form->aggdeserialfn, owner, OBJECT_FUNCTION);
+	ReleaseSysCache(proctuple);
+	ReleaseSysCache(tuple);
+}
+
+void
+aggregates_check_rights(const GroupingSpec *spec)
+{
+	for (int i = 0; i < spec->naggs; i++)
+		check_aggregate(spec->aggs[i].aggref->aggfnoid);
+}
+
 static FunctionCallInfo
 make_call(AggState *aggstate, Oid function, int nargs, Oid collation, Expr *expr)
 {
@@ -172,9 +209,8 @@ init_aggregate(GroupTable *table, const AggSpec *spec, Final *final)
 {
 	Aggref *aggref = spec->aggref;
 	Transition trans = {0};
-	HeapTuple tuple, proctuple;
+	HeapTuple tuple;
 	Form_pg_aggregate form;
-	Oid owner;
 	Oid inputs[FUNC_MAX_ARGS];
 	int ninputs;
 	Expr *expr;
@@ -183,16 +219,6 @@ init_aggregate(GroupTable *table, const AggSpec *spec, Final *final)
 	if (!HeapTupleIsValid(tuple))
 		elog(ERROR, "cache lookup failed for aggregate %u", aggref->aggfnoid);
 	form = (Form_pg_aggregate) GETSTRUCT(tuple);
-	proctuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(aggref->aggfnoid));
-	if (!HeapTupleIsValid(proctuple))
-		elog(ERROR, "cache lookup failed for function %u", aggref->aggfnoid);
-	owner = ((Form_pg_proc) GETSTRUCT(proctuple))->proowner;
-	ReleaseSysCache(proctuple);
-
-	check_execute(aggref->aggfnoid, GetUserId(), OBJECT_AGGREGATE);
-	check_execute(form->aggtransfn, owner, OBJECT_FUNCTION);
-	if (OidIsValid(form->aggfinalfn))
-		check_execute(form->aggfinalfn, owner, OBJECT_FUNCTION);
 
 	ninputs = get_aggregate_argtypes(aggref, inputs);
 	trans.nargs = spec->nargs;

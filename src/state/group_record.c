@@ -12,7 +12,7 @@
 #include "common/hashfn.h"
 
 #define STATE_MAGIC 0x6f6c6576 /* "velo" */
-#define STATE_FORMAT 1
+#define STATE_FORMAT 2
 
 typedef struct RecordHeader
 {

@@ -130,6 +130,12 @@ typedef struct GroupingSpec
 extern bool aggregate_is_collected(const Aggref *aggref);
 extern bool aggregate_is_distinct(const Aggref *aggref);
 
+/*
+ * ereport(ERROR) if the current user may not call one of the aggregates.  What they give comes to the output plan as
+ * values, so that the executor has nothing to check.
+ */
+extern void aggregates_check_rights(const GroupingSpec *spec);
+
 /* What an aggregate gives for no input at all; in the current memory context. */
 extern Datum aggregate_of_nothing(Aggref *aggref, bool *isnull);
 

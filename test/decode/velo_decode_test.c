@@ -55,6 +55,7 @@ make_stream(TupleDesc tupdesc)
 
 	stream->name = "test";
 	stream->topic = "test";
+	stream->owner = GetUserId();
 	stream->tupdesc = tupdesc;
 	stream->format = FORMAT_JSON;
 	stream->max_future = -1;

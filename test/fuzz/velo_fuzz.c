@@ -137,6 +137,7 @@ json_begin(void)
 	Bitmapset *wanted = bms_add_range(NULL, 1, NCOLUMNS);
 
 	stream->name = stream->topic = "fuzz";
+	stream->owner = GetUserId();
 	stream->format = FORMAT_JSON;
 	stream->max_future = -1;
 	stream->tupdesc = CreateTemplateTupleDesc(NCOLUMNS);

@@ -191,6 +191,12 @@ is(ids('of_forbidden'), join(',', 1 .. $last), 'forbidden: nothing is lost');
 
 # ---------------------------------------------------------------- secrets
 
+# librdkafka says all it has to say, its configuration included
+$pg->query("ALTER SERVER $_ OPTIONS (ADD debug 'all')") for 'plain', 'tls', 'password_in_tls';
+is(ids($_), join(',', 1 .. $last), "$_: with librdkafka's debug messages") for 'plain', 'tls', 'password_in_tls';
+ok($pg->wait_until(qq(SELECT velo.wait('of_$_', '5 s'))), "$_: and the query") for 'plain', 'tls', 'password_in_tls';
+like($pg->log, qr/librdkafka: .*sasl\.password = \[redacted\]/, 'its configuration is in the log');
+
 {
 	# all that is told: views, plans, tables of velo's, running processes, errors, log
 	my @views = split /\n/, $pg->query(q{SELECT c.oid::regclass FROM pg_class AS c WHERE relnamespace = 'velo'::regnamespace AND relkind IN ('r', 'v')});
