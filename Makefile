@@ -68,7 +68,7 @@ $(FUZZ): $(OBJS:%=build/fuzz/%) build/fuzz/test/fuzz/velo_fuzz.o
 
 # ---------------------------------------------------------------- for users and developers
 
-.PHONY: setup installed demo test ready check-assert sanitize valgrind fuzz analyze bench bench-peers bench-stages format
+.PHONY: setup installed demo test ready soak check-assert sanitize valgrind fuzz analyze bench bench-peers bench-stages format
 
 BENCH_PROGRAMS = build/bench/bare_consumer build/bench/handwritten build/bench/load
 
@@ -97,6 +97,11 @@ ready: installed $(BENCH_PROGRAMS) $(INJECTION_POINTS) $(OLDER_VERSION)
 # the tests, or libFuzzer, on a PostgreSQL with assertions, with sanitizers, under valgrind, built for that
 check-assert sanitize valgrind fuzz: setup
 	@test/check.sh $(patsubst check-%,%,$@) $(TESTS)
+
+# SOAK_MINUTES=5, SOAK_SEED=..., SOAK_FAULTS='REGEXP': see test/soak.pl
+soak: setup
+	@$(MAKE) -s installed
+	@test/run.sh perl test/soak.pl
 
 # BENCH='REGEXP': only the cases whose names match
 bench: setup

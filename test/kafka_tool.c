@@ -9,6 +9,7 @@
  *	kafka_tool BROKERS trim TOPIC PARTITION OFFSET			delete the records before OFFSET
  *	kafka_tool BROKERS allow|forbid TOPIC PRINCIPAL			all that one can do with a topic, where Kafka asks for rights
  *	kafka_tool BROKERS committed GROUP TOPIC PARTITION		the offset that a consumer group has committed
+ *	kafka_tool BROKERS consume TOPIC OFFSET ...				partition 0 from the first OFFSET on, 1 from the second ...
  *	kafka_tool BROKERS produce TOPIC [PROPERTY=VALUE ...]	properties are librdkafka's
  *
  * "produce" reads a record a line from standard input, fields separated by tabs:
@@ -18,6 +19,9 @@
  * \N is no key or no value; \t, \n, \\ and \xHH stand for bytes; an empty timestamp (milliseconds since 1970) is the
  * broker's business.  The lines !begin, !commit and !abort steer transactions (with transactional.id=...), !flush waits
  * for all acknowledgements.  It prints "partition<TAB>offset" for each record, in the order of the input.
+ *
+ * "consume" prints the records that are committed now, those of a partition in order: partition, offset, key, timestamp
+ * and value, written the same way, which COPY understands as well.
  */
 #include <librdkafka/rdkafka.h>
 #include <stdarg.h>
@@ -82,6 +86,26 @@ on_delivery(rd_kafka_t *rk, const rd_kafka_message_t *message, void *opaque)
 		nfailed++;
 		fprintf(stderr, "kafka_tool: not delivered: %s\n", rd_kafka_err2str(message->err));
 	}
+}
+
+static rd_kafka_t *
+connect_consumer(const char *brokers)
+{
+	rd_kafka_conf_t *conf = rd_kafka_conf_new();
+	char error[512];
+	rd_kafka_t *rk;
+
+	if (rd_kafka_conf_set(conf, "bootstrap.servers", brokers, error, sizeof(error)) ||
+		rd_kafka_conf_set(conf, "group.id", "kafka_tool", error, sizeof(error)) ||
+		rd_kafka_conf_set(conf, "enable.auto.commit", "false", error, sizeof(error)) ||
+		rd_kafka_conf_set(conf, "enable.partition.eof", "true", error, sizeof(error)) ||
+		rd_kafka_conf_set(conf, "auto.offset.reset", "error", error, sizeof(error)) ||
+		rd_kafka_conf_set(conf, "log_level", "3", error, sizeof(error)))
+		die("%s", error);
+	rk = rd_kafka_new(RD_KAFKA_CONSUMER, conf, error, sizeof(error));
+	if (!rk)
+		die("%s", error);
+	return rk;
 }
 
 static rd_kafka_t *
@@ -406,6 +430,72 @@ produce(rd_kafka_t *rk, const char *topic, bool transactional)
 		die("%zu records were not delivered", nfailed);
 }
 
+/* Write bytes as produce_line() reads them. */
+static void
+print_field(const char *bytes, size_t len)
+{
+	if (!bytes)
+		fputs("\\N", stdout);
+	for (size_t i = 0; bytes && i < len; i++)
+	{
+		unsigned char c = bytes[i];
+
+		if (c < ' ' || c == '\\')
+			printf("\\x%02x", c);
+		else
+			putchar(c);
+	}
+}
+
+static void
+print_message(const rd_kafka_message_t *message)
+{
+	printf("%d\t%lld\t", message->partition, (long long) message->offset);
+	print_field(message->key, message->key_len);
+	printf("\t%lld\t", (long long) rd_kafka_message_timestamp(message, NULL));
+	print_field(message->payload, message->len);
+	putchar('\n');
+}
+
+static void
+consume(const char *brokers, const char *topic, char **offsets, int npartitions)
+{
+	rd_kafka_t *rk = connect_consumer(brokers);
+	rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(npartitions);
+	int nleft = npartitions;
+	rd_kafka_resp_err_t err;
+
+	for (int i = 0; i < npartitions; i++)
+		rd_kafka_topic_partition_list_add(list, topic, i)->offset = atoll(offsets[i]);
+	err = rd_kafka_assign(rk, list);
+	if (err)
+		die("assign: %s", rd_kafka_err2str(err));
+	while (nleft > 0)
+	{
+		rd_kafka_message_t *message = rd_kafka_consumer_poll(rk, TIMEOUT_MS);
+
+		if (!message)
+			die("consume: no answer");
+		if (message->err == RD_KAFKA_RESP_ERR__PARTITION_EOF)
+		{
+			rd_kafka_topic_partition_list_t *done = rd_kafka_topic_partition_list_new(1);
+
+			/* what comes from now on is not asked for */
+			rd_kafka_topic_partition_list_add(done, topic, message->partition);
+			check("consume", rd_kafka_incremental_unassign(rk, done));
+			rd_kafka_topic_partition_list_destroy(done);
+			nleft--;
+		}
+		else if (!message->err)
+			print_message(message);
+		/* what the library gets over by itself is no matter, such as a broker that is not there yet */
+		else if (message->err != RD_KAFKA_RESP_ERR__TRANSPORT &&
+				 message->err != RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN)
+			die("consume: %s", rd_kafka_message_errstr(message));
+		rd_kafka_message_destroy(message);
+	}
+}
+
 int
 main(int argc, char **argv)
 {
@@ -415,8 +505,13 @@ main(int argc, char **argv)
 	rd_kafka_t *rk;
 
 	if (argc < 3)
-		die("usage: kafka_tool BROKERS wait|create|grow|delete|trim|allow|forbid|committed|produce "
-			"...");
+		die("usage: kafka_tool BROKERS wait|create|grow|delete|trim|allow|forbid|committed|"
+			"consume|produce ...");
+	if (strcmp(command, "consume") == 0 && argc >= 5)
+	{
+		consume(argv[1], argv[3], argv + 4, argc - 4);
+		return 0;
+	}
 	rk = connect_brokers(argv[1], argv + 4, producing ? argc - 4 : 0, &transactional);
 
 	if (strcmp(command, "wait") == 0)

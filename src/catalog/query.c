@@ -954,6 +954,14 @@ query_errors_are_of(int pipeline)
 	my_pipeline = pipeline;
 }
 
+static int
+sqlstate_of(Datum value)
+{
+	const char *sqlstate = TextDatumGetCString(value);
+
+	return MAKE_SQLSTATE(sqlstate[0], sqlstate[1], sqlstate[2], sqlstate[3], sqlstate[4]);
+}
+
 List *
 query_errors(Oid id)
 {
@@ -967,17 +975,14 @@ query_errors(Oid id)
 		QueryError *error;
 		Datum values[ERROR_NATTS + 1];
 		bool nulls[ERROR_NATTS + 1];
-		char *sqlstate;
 
 		heap_deform_tuple(tuple, RelationGetDescr(rel), values + 1, nulls + 1);
 		if (nulls[ERROR_MESSAGE]) /* it is over */
 			continue;
 		error = palloc(sizeof(QueryError));
-		sqlstate = TextDatumGetCString(values[ERROR_SQLSTATE]);
 		error->pipeline = DatumGetInt32(values[ERROR_PIPELINE]);
 		error->message = TextDatumGetCString(values[ERROR_MESSAGE]);
-		error->sqlerrcode =
-			MAKE_SQLSTATE(sqlstate[0], sqlstate[1], sqlstate[2], sqlstate[3], sqlstate[4]);
+		error->sqlerrcode = sqlstate_of(values[ERROR_SQLSTATE]);
 		error->hint = nulls[ERROR_HINT] ? NULL : TextDatumGetCString(values[ERROR_HINT]);
 		error->at = DatumGetTimestampTz(values[ERROR_AT]);
 		error->retry_at =
@@ -987,6 +992,18 @@ query_errors(Oid id)
 	systable_endscan(scan);
 	table_close(rel, AccessShareLock);
 	return errors;
+}
+
+const QueryError *
+query_latest_error(List *errors)
+{
+	const QueryError *latest = NULL;
+	ListCell *lc;
+
+	foreach (lc, errors)
+		if (latest == NULL || ((QueryError *) lfirst(lc))->at > latest->at)
+			latest = lfirst(lc);
+	return latest;
 }
 
 /* The longest delay between two attempts to run a pipeline of the query, in ms. */
@@ -1089,7 +1106,25 @@ query_set_error(Oid id, ErrorData *error, TimestampTz retry_at)
 	query_set_pipeline_error(id, my_pipeline, error, retry_at);
 }
 
-/* Note that a run has begun, or, at "at", that it has ended. */
+bool
+query_error_is_of_slot(int sqlerrcode, TimestampTz retry_at)
+{
+	return sqlerrcode == ERRCODE_CONFIGURATION_LIMIT_EXCEEDED && retry_at == DT_NOEND;
+}
+
+/* Does the row say that the pipeline waits for a worker slot? */
+static bool
+row_is_of_slot(Relation rel, HeapTuple tuple)
+{
+	Datum values[ERROR_NATTS + 1];
+	bool nulls[ERROR_NATTS + 1];
+
+	heap_deform_tuple(tuple, RelationGetDescr(rel), values + 1, nulls + 1);
+	return !nulls[ERROR_SQLSTATE] && nulls[ERROR_RETRY_AT] &&
+		   query_error_is_of_slot(sqlstate_of(values[ERROR_SQLSTATE]), DT_NOEND);
+}
+
+/* Note that a run has begun, and so has its worker slot; or, at "at", that it has ended. */
 static void
 save_run(Relation rel, Oid id, int pipeline, bool unproven, int attempts, TimestampTz at)
 {
@@ -1104,6 +1139,7 @@ save_run(Relation rel, Oid id, int pipeline, bool unproven, int attempts, Timest
 	values[ERROR_AT] = TimestampTzGetDatum(at);
 	values[ERROR_ATTEMPTS] = Int32GetDatum(attempts);
 	values[ERROR_UNPROVEN] = BoolGetDatum(unproven);
+	nulls[ERROR_MESSAGE] = nulls[ERROR_SQLSTATE] = nulls[ERROR_HINT] = nulls[ERROR_RETRY_AT] = true;
 	rows_key_oid(&keys[0], ERROR_QUERY, id);
 	rows_key_int4(&keys[1], ERROR_PIPELINE, pipeline);
 	scan = rows_scan(rel, keys, 2);
@@ -1113,16 +1149,14 @@ save_run(Relation rel, Oid id, int pipeline, bool unproven, int attempts, Timest
 		bool replace[ERROR_NATTS + 1] = {
 			[ERROR_UNPROVEN] = true, [ERROR_ATTEMPTS] = true, [ERROR_AT] = !unproven};
 
+		if (unproven && row_is_of_slot(rel, old))
+			replace[ERROR_MESSAGE] = replace[ERROR_SQLSTATE] = replace[ERROR_HINT] = true;
 		CatalogTupleUpdate(
 			rel, &old->t_self,
 			heap_modify_tuple(old, RelationGetDescr(rel), values + 1, nulls + 1, replace + 1));
 	}
 	else
-	{
-		nulls[ERROR_MESSAGE] = nulls[ERROR_SQLSTATE] = nulls[ERROR_HINT] = true;
-		nulls[ERROR_RETRY_AT] = true;
 		CatalogTupleInsert(rel, heap_form_tuple(RelationGetDescr(rel), values + 1, nulls + 1));
-	}
 	systable_endscan(scan);
 	CommandCounterIncrement();
 }

@@ -312,6 +312,13 @@ extern bool query_run_is_unproven(Oid id, int pipeline);
  */
 extern bool query_forgive_crash(Oid id, int pipeline);
 extern List *query_errors(Oid id); /* of QueryError */
+/* The one to show: of a failed query that which it failed of, for others may still have waited; NULL if there is none. */
+extern const QueryError *query_latest_error(List *errors);
+/*
+ * Is it that of a pipeline which waits for a worker slot?  That is over when its run begins.  What else has the code, such as
+ * temp_file_limit, is tried again at a time.
+ */
+extern bool query_error_is_of_slot(int sqlerrcode, TimestampTz retry_at);
 extern void query_clear_errors(Oid id);
 /*
  * When to try again after one more failure: at twice the delay of the last time, up to the query's

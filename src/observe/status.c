@@ -182,19 +182,6 @@ watermark_of_query(const QueryInfo *query, List *partitions)
 	return Max(partitions_watermark(partitions), Max(query->advanced, query_closed(query->id)));
 }
 
-/* The error that is shown: the latest. */
-static const QueryError *
-latest_error(List *errors)
-{
-	const QueryError *latest = NULL;
-	ListCell *lc;
-
-	foreach (lc, errors)
-		if (latest == NULL || ((QueryError *) lfirst(lc))->at > latest->at)
-			latest = lfirst(lc);
-	return latest;
-}
-
 /* What has no time of its own (a broker that is away, a worker slot) is tried again and again. */
 static TimestampTz
 shown_retry(const QueryInfo *query, const QueryError *error)
@@ -290,7 +277,7 @@ velo_query_status(PG_FUNCTION_ARGS)
 				 &nulls[QUERY_STATUS_WATERMARK]);
 		for (int column = QUERY_STATUS_ERROR; column < QUERY_STATUS_NATTS; column++)
 			nulls[column] = true;
-		show_trouble(query, latest_error(errors), values, nulls);
+		show_trouble(query, query_latest_error(errors), values, nulls);
 		tuplestore_putvalues(result->setResult, result->setDesc, values, nulls);
 	}
 	return (Datum) 0;

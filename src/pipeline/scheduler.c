@@ -301,14 +301,18 @@ record_crash(const PipelineStart *start)
 	record_error(start->query, start->pipeline, &error, true);
 }
 
-/* An unproven run is gone without a word, perhaps with the whole server. */
+/*
+ * An unproven run is gone without a word, perhaps with the whole server; unless it said something just before it went, since
+ * it was looked at.
+ */
 static void
 record_lost_run(const PipelineStart *start)
 {
 	bool forgiven = true;
 
 	begin_transaction();
-	if (ConditionalLockRelationOid(start->query, RowExclusiveLock) && query_get(start->query))
+	if (ConditionalLockRelationOid(start->query, RowExclusiveLock) && query_get(start->query) &&
+		query_run_is_unproven(start->query, start->pipeline))
 		forgiven = query_forgive_crash(start->query, start->pipeline);
 	commit_transaction();
 	if (!forgiven)
@@ -465,7 +469,8 @@ start_pipeline(WantedPipeline *pipeline)
 static bool
 waits_for_worker(const WantedPipeline *pipeline)
 {
-	return pipeline->error && pipeline->error->sqlerrcode == ERRCODE_CONFIGURATION_LIMIT_EXCEEDED;
+	return pipeline->error &&
+		   query_error_is_of_slot(pipeline->error->sqlerrcode, pipeline->error->retry_at);
 }
 
 /* When it may be started: DT_NOBEGIN for at once. */
@@ -537,11 +542,7 @@ start_missing(List *wanted)
 		}
 		setting = start_pipeline(pipeline);
 		if (setting == NULL)
-		{
-			if (waits_for_worker(pipeline))
-				record_error(pipeline->start.query, pipeline->start.pipeline, NULL, false);
 			continue;
-		}
 		missing = setting;
 		if (!waits_for_worker(pipeline))
 		{

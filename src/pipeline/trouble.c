@@ -101,6 +101,8 @@ settle_gap(Pipeline *pipeline, PipelineStream *stream, bool other_topic, const c
 		/* after a topic was made anew nobody knows how many are missing */
 		pipeline->counters.skipped += Max(0, bounds[number].low - partition->next_offset);
 		partition->next_offset = bounds[number].low;
+		/* of a topic made anew the end, too, is another one */
+		partition->committed.end_offset = bounds[number].end;
 	}
 	pfree(bounds);
 	if (!any && !other_topic)

@@ -52,7 +52,6 @@ static QueryInfo *
 check_query(Oid id)
 {
 	QueryInfo *query = query_get(id);
-	ListCell *lc;
 
 	if (query == NULL)
 		extension_check(ERROR);
@@ -72,13 +71,11 @@ check_query(Oid id)
 						errhint("Use velo.resume_query().")));
 	if (query->state == QUERY_FAILED)
 	{
-		const char *reason = NULL;
+		const QueryError *reason = query_latest_error(query_errors(id));
 
-		foreach (lc, query_errors(id))
-			reason = ((QueryError *) lfirst(lc))->message;
 		ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 						errmsg("query \"%s\" has failed", query->name),
-						reason ? errdetail_internal("%s", reason) : 0,
+						reason ? errdetail_internal("%s", reason->message) : 0,
 						errhint("Use velo.restart_query().")));
 	}
 	return query;

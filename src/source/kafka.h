@@ -66,8 +66,14 @@ struct KafkaClient
 extern KafkaClient *kafka_client_open(rd_kafka_type_t type, const StreamInfo *stream,
 									  const KafkaSetting *defaults, const KafkaSetting *owned);
 extern void kafka_client_close(KafkaClient *client);
-/* Close a handle with what belongs to it; topic may be NULL.  May be called in any thread. */
-extern void kafka_handle_close(rd_kafka_t *rk, rd_kafka_topic_t *topic, rd_kafka_queue_t *events);
+/*
+ * Close a handle with what belongs to it; topic may be NULL.  Waits some seconds at most; false if librdkafka's threads are
+ * left behind then.  May be called in any thread.
+ */
+extern bool kafka_handle_close(rd_kafka_t *rk, rd_kafka_topic_t *topic, rd_kafka_queue_t *events);
+
+/* As pthread_create(), for a thread in which no signal handler of PostgreSQL's runs.  May be called in any thread. */
+extern int kafka_thread_create(pthread_t *thread, void *(*run)(void *), void *arg);
 
 /* Take logs, errors and reports from the client; waits at most timeout_ms for the first.  true: there was one. */
 extern bool kafka_client_serve(KafkaClient *client, int timeout_ms);

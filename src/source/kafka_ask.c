@@ -10,7 +10,6 @@
 #include "source/kafka.h"
 
 #include <pthread.h>
-#include <signal.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 
@@ -119,8 +118,6 @@ ask(void *arg)
 static void
 start_thread(KafkaQuestion *question)
 {
-	sigset_t all_signals;
-	sigset_t saved_signals;
 	int err;
 
 	question->answered_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
@@ -128,10 +125,7 @@ start_thread(KafkaQuestion *question)
 		ereport(ERROR, errcode_for_file_access(),
 				errmsg("could not create an event descriptor: %m"));
 	pg_atomic_init_u32(&question->state, QUESTION_ASKING);
-	sigfillset(&all_signals);
-	pthread_sigmask(SIG_SETMASK, &all_signals, &saved_signals);
-	err = pthread_create(&question->thread, NULL, ask, question);
-	pthread_sigmask(SIG_SETMASK, &saved_signals, NULL);
+	err = kafka_thread_create(&question->thread, ask, question);
 	if (err != 0)
 	{
 		errno = err;

@@ -19,12 +19,45 @@
 #include "storage/ipc.h"
 #include "utils/memutils.h"
 
+/* How long librdkafka may take to end its threads, in s */
+#define CLOSE_TIMEOUT 5
+
 /* Clients of this process that are open */
 static dlist_head open_clients = DLIST_STATIC_INIT(open_clients);
 
-void
+int
+kafka_thread_create(pthread_t *thread, void *(*run)(void *), void *arg)
+{
+	sigset_t all_signals;
+	sigset_t saved_signals;
+	int err;
+
+	sigfillset(&all_signals);
+	pthread_sigmask(SIG_SETMASK, &all_signals, &saved_signals);
+	err = pthread_create(thread, NULL, run, arg);
+	pthread_sigmask(SIG_SETMASK, &saved_signals, NULL);
+	return err;
+}
+
+/* The thread: nothing of PostgreSQL's may be called here. */
+static void *
+destroy_handle(void *rk)
+{
+	rd_kafka_destroy_flags(rk, RD_KAFKA_DESTROY_F_NO_CONSUMER_CLOSE);
+	return NULL;
+}
+
+/*
+ * To destroy a handle, librdkafka waits for its threads, and for some it waits for ever: such as those that know
+ * partitions of a topic that was deleted.  So that is left to a thread which need not be waited for.
+ */
+bool
 kafka_handle_close(rd_kafka_t *rk, rd_kafka_topic_t *topic, rd_kafka_queue_t *events)
 {
+	struct timespec deadline;
+	pthread_t thread;
+	int err;
+
 	if (topic != NULL)
 		rd_kafka_topic_destroy(topic);
 	rd_kafka_queue_destroy(events);
@@ -32,10 +65,22 @@ kafka_handle_close(rd_kafka_t *rk, rd_kafka_topic_t *topic, rd_kafka_queue_t *ev
 	if (rd_kafka_type(rk) == RD_KAFKA_PRODUCER)
 		rd_kafka_purge(rk, RD_KAFKA_PURGE_F_QUEUE | RD_KAFKA_PURGE_F_INFLIGHT |
 							   RD_KAFKA_PURGE_F_NON_BLOCKING);
-	rd_kafka_destroy_flags(rk, RD_KAFKA_DESTROY_F_NO_CONSUMER_CLOSE);
+
+	err = kafka_thread_create(&thread, destroy_handle, rk);
+	if (err != 0)
+	{
+		destroy_handle(rk);
+		return true;
+	}
+	clock_gettime(CLOCK_REALTIME, &deadline);
+	deadline.tv_sec += CLOSE_TIMEOUT;
+	if (pthread_timedjoin_np(thread, NULL, &deadline) == 0)
+		return true;
+	pthread_detach(thread);
+	return false;
 }
 
-/* Close the handle; quick, and safe to call again.  Must not throw. */
+/* Close the handle; quick, or within CLOSE_TIMEOUT, and safe to call again.  Must not throw. */
 static void
 client_shutdown(KafkaClient *client)
 {
@@ -47,8 +92,10 @@ client_shutdown(KafkaClient *client)
 		client->before_close(client->owner);
 	client->rk = NULL;
 	dlist_delete(&client->link);
-	if (!kafka_question_abandon(client))
-		kafka_handle_close(rk, client->topic, client->events);
+	if (!kafka_question_abandon(client) && !kafka_handle_close(rk, client->topic, client->events))
+		ereport(
+			LOG, errmsg("could not close the connection to Kafka broker \"%s\"", client->brokers),
+			errdetail("librdkafka does not end its threads; they stay until the process ends."));
 }
 
 static void

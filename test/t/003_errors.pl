@@ -106,8 +106,11 @@ sub good { my ($id, $v, $k) = @_; return sprintf '{"id": %d, "k": "%s", "v": %s}
 	like($pg->query(q{SELECT error FROM velo.queries WHERE name = 'bad_fails'}), qr{bad/0/1 }, 'fail: the error names the record');
 	is($pg->query('SELECT id FROM bad_fails'), 1, 'fail: what precedes it is there');
 	is($pg->query(q{SELECT committed_offset FROM velo.partitions WHERE query = 'bad_fails'}), 1, 'fail: nothing after it is committed');
+	# another pipeline may have waited for something before
+	$pg->query(q{INSERT INTO velo.query_error VALUES ('velo_queries.bad_fails'::regclass, 1, 'waiting', '08001', NULL, now() - interval '1 min', NULL, 1, false)});
 	my (undef, undef, $error) = $pg->psql(q{SELECT velo.wait('bad_fails')});
-	like($error, qr/has failed/, 'fail: velo.wait() says so');
+	like($error, qr{has failed\nDETAIL:  .*bad/0/1 }, 'fail: velo.wait() says so, and why');
+	$pg->query(q{DELETE FROM velo.query_error WHERE pipeline = 1});
 	$pg->query(q{SELECT velo.alter_query('bad_fails', '{"on_error": "skip"}'); SELECT velo.restart_query('bad_fails')});
 	done('bad_fails');
 	is($pg->query(q{SELECT string_agg(id::text, ',' ORDER BY id) FROM bad_fails}), '1,3,4,5,6,8', 'fail: and goes on past it');
@@ -503,7 +506,28 @@ SQL
 	done('of_gap_fail');
 	is($pg->query('SELECT id FROM of_gap_fail'), 1, 'restart_query with a start begins anew');
 	is(figures('of_gap_fail'), 'running|1|0|0|0|0', 'and sets all counters to 0');
+
+	# and one without records has no lag, whatever the old one had
+	$kafka->delete_topic('gap_continue');
+	wait_for(sub { ($kafka->tool('', 'create', 'gap_continue', 2))[0] == 0 });
+	ok($pg->wait_until(q{SELECT bool_and(committed_offset = 0) FROM velo.partitions WHERE query = 'of_gap_continue'}), 'on_gap continue: a topic made anew is read from its first record on');
+	is($pg->query(q{SELECT lag FROM velo.queries WHERE name = 'of_gap_continue'}), 0, 'and has no lag')
+	  or diag($pg->query(q{SELECT * FROM velo.partitions WHERE query = 'of_gap_continue'}));
 	drop('of_gap_fail', 'of_gap_continue');
+}
+
+# ---------------------------------------------------------------- a topic that has gone when its reader ends
+
+{
+	create_stream('gone', 2);
+	create_query('of_gone', 'SELECT id FROM gone', 'pipelines => 1');
+	$kafka->produce('gone', [ map { [ $_ % 2, undef, undef, good($_) ] } 0 .. 9 ]);
+	done('of_gone');
+	$kafka->delete_topic('gone');
+	$pg->query(q{SELECT velo.pause_query('of_gone')});
+	# librdkafka 2.0 never closes such a connection
+	ok($pg->wait_until(q{SELECT count(*) = 0 FROM pg_stat_activity WHERE query LIKE 'velo: query of_gone%'}, 30), 'a pipeline whose topic has gone ends when told to');
+	drop('of_gone');
 }
 
 # ---------------------------------------------------------------- topics made anew, with as many records as before
@@ -631,6 +655,25 @@ SKIP:
 	drop('to_filled', 'full_state');
 	$pg->query('DROP TABLE filled; ALTER TABLE velo.query_state SET TABLESPACE pg_default; DROP TABLESPACE small');
 	is($pg->query('SELECT count(*) FROM velo.query_state'), 0, 'and nothing of it is left');
+}
+
+# ---------------------------------------------------------------- no temporary files
+
+{
+	create_stream('sorted', 1);
+	$kafka->produce('sorted', [ map { [ 0, undef, undef, good($_) ] } 1 .. 20_000 ]);
+	$pg->query(q{ALTER SYSTEM SET temp_file_limit = 0; ALTER SYSTEM SET work_mem = '64kB'; SELECT pg_reload_conf()});
+	create_query('of_sorted', 'SELECT md5(string_agg(id::text, $$,$$ ORDER BY id DESC)) AS m FROM sorted', 'pipelines => 1', q{options => '{"retry_max_delay": "1 min"}'});
+	ok($pg->wait_until(q{SELECT max(attempts) > 3 FROM velo.query_error WHERE query = 'velo_queries.of_sorted'::regclass}), 'without temporary files a query waits');
+	is($pg->query(q{SELECT state, error, error_sqlstate FROM velo.queries WHERE name = 'of_sorted'}),
+		'waiting|temporary file size exceeds temp_file_limit (0kB)|53400', 'and says for what');
+	# it has the code of a pipeline that waits for a worker slot, which begins as soon as there is one
+	my @times = $pg->log =~ /^\S+ \d+:\d+:([\d.]+) .*temporary file size exceeds/mg;
+	cmp_ok(($times[-1] - $times[-2] + 60) % 60, '>=', 1, 'and tries again later and later') or diag("@times");
+	$pg->query('ALTER SYSTEM RESET temp_file_limit; ALTER SYSTEM RESET work_mem; SELECT pg_reload_conf()');
+	done('of_sorted');
+	is($pg->query('SELECT m FROM of_sorted'), $pg->query('SELECT md5(string_agg(id::text, $$,$$ ORDER BY id DESC)) FROM generate_series(1, 20000) AS id'), 'until there are some');
+	drop('of_sorted');
 }
 
 # ---------------------------------------------------------------- altering

@@ -82,6 +82,8 @@ is($pg->query($counters), 'paused|110|20|0|38|0|0|2026-01-01 00:00:47+00', 'noth
 is($pg->query(q{SELECT count(*) FROM velo.pipelines WHERE query = 'counted_q' AND state = 'paused' AND pid IS NULL}), 2, 'nor do pipelines');
 $pg->query(q{SELECT velo.resume_query('counted_q')});
 wait_for_query('counted_q');
+# a pipeline that had nothing to read may not have begun yet
+ok($pg->wait_until(q{SELECT state = 'running' FROM velo.queries WHERE name = 'counted_q'}), 'the query runs once more');
 is($pg->query($counters), 'running|130|30|0|45|0|0|2026-01-01 00:01:07+00', 'it goes on');
 
 # ---------------------------------------------------------------- in Kafka's own eyes

@@ -25,7 +25,8 @@ sub missing
 
 # options: heap (of the JVM, default 512m), whole_heap (it is that large from the start on, as Kafka's own script has it:
 # the broker's pauses come less often), start (default true), listeners (hash of further ones: name => security
-# protocol), properties (hash), scram (list of what StorageTool's --add-scram takes)
+# protocol), advertised (hash: name => address at which clients are to find a listener, if it isn't its own), properties
+# (hash), scram (list of what StorageTool's --add-scram takes)
 sub new
 {
 	my ($class, %options) = @_;
@@ -40,11 +41,12 @@ sub new
 	}, $class;
 	my %protocols = (PLAINTEXT => 'PLAINTEXT', %{ $options{listeners} // {} });
 	my $controller_port = free_port();
-	my $advertised = join ',', map { "$_://" . $self->brokers($_) } sort keys %protocols;
+	my $listeners = join ',', map { "$_://" . $self->brokers($_) } sort keys %protocols;
+	my $advertised = join ',', map { "$_://" . ($options{advertised}{$_} // $self->brokers($_)) } sort keys %protocols;
 	my %properties = (
 		'process.roles' => 'broker,controller',
 		'node.id' => 1,
-		'listeners' => "$advertised,CONTROLLER://127.0.0.1:$controller_port",
+		'listeners' => "$listeners,CONTROLLER://127.0.0.1:$controller_port",
 		'advertised.listeners' => $advertised,
 		'controller.quorum.voters' => "1\@127.0.0.1:$controller_port",
 		'controller.listener.names' => 'CONTROLLER',
@@ -193,6 +195,15 @@ sub committed
 	my ($self, $group, $topic, $partition) = @_;
 
 	return 0 + $self->tool_ok('', 'committed', $group, $topic, $partition);
+}
+
+# The records of a topic from an offset of each of its partitions on, as lines that COPY takes: partition, offset, key,
+# timestamp in ms, value.
+sub consume
+{
+	my ($self, $topic, @offsets) = @_;
+
+	return $self->tool_ok('', 'consume', $topic, @offsets);
 }
 
 # Escape bytes for kafka_tool; undef is no key or no value.

@@ -7,11 +7,13 @@ use warnings;
 
 use Exporter 'import';
 use File::Temp ();
+use IO::Select;
 use IO::Socket::INET;
 use POSIX ();
+use Socket qw(AF_UNIX SOCK_STREAM PF_UNSPEC);
 use Time::HiRes qw(sleep time);
 
-our @EXPORT_OK = qw(scratch_dir free_port wait_for spawn finish run_command children);
+our @EXPORT_OK = qw(scratch_dir free_port wait_for spawn spawn_code ask finish run_command children);
 
 # Die in order, so that END blocks and destructors run.
 $SIG{$_} = sub { exit 130 }
@@ -84,6 +86,41 @@ sub spawn
 	  if $pid == 0;
 	$spawned{$pid} = $signal;
 	return $pid;
+}
+
+# Run $code->($commands) in a child; $commands is a socket, from which it reads the lines that ask() sends, and to which it
+# writes a line in answer to each.  At the end of that file it is to return.  Returns the other end, for ask().
+sub spawn_code
+{
+	my ($code) = @_;
+
+	socketpair(my $ours, my $its, AF_UNIX, SOCK_STREAM, PF_UNSPEC) or die "socketpair: $!\n";
+	$_->autoflush(1) for $ours, $its;
+	my $pid = fork // die "fork: $!\n";
+
+	if ($pid == 0)
+	{
+		close $ours;
+		$SIG{$_} = 'IGNORE' for qw(INT HUP);
+		eval { $code->($its); 1 } or print STDERR $@;
+		POSIX::_exit(0);
+	}
+	close $its;
+	$spawned{$pid} = 'TERM';
+	return $ours;
+}
+
+# Send a line to the code of spawn_code(), and return what it answers within $timeout seconds (60); dies if it doesn't.
+sub ask
+{
+	my ($socket, $line, $timeout) = @_;
+
+	print $socket "$line\n";
+	die "no answer to \"$line\"\n" unless IO::Select->new($socket)->can_read($timeout // 60);
+	my $answer = <$socket> // die "nobody is there to answer \"$line\"\n";
+
+	chomp $answer;
+	return $answer;
 }
 
 # Does any process of that number run?  One that has ended and that nobody waits for, as orphans in a container without an
