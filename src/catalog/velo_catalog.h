@@ -27,6 +27,22 @@ extern void extension_check(int elevel);
 /* The extension has got another version: tell all who have found out whether it fits, when the transaction commits. */
 extern void extension_changed(void);
 
+/* ------------------------------------------------------------------ whose code runs */
+
+/* A user, and the restrictions that code runs under. */
+typedef struct UserState
+{
+	Oid user;
+	int security_context;
+} UserState;
+
+/*
+ * Run somebody's code, such as triggers, with the rights of who chose it, and security-restricted if that is not the
+ * current user.  *caller is for become_caller(); after an error the end of the (sub)transaction does that.
+ */
+extern void become_owner(Oid owner, UserState *caller);
+extern void become_caller(const UserState *caller);
+
 /* ------------------------------------------------------------------ streams */
 
 typedef enum MetadataKind

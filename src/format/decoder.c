@@ -354,12 +354,10 @@ decode_record(Decoder *decoder, RecordBatch *batch, int index)
  * not run with the rights of somebody who has more: a superuser, or whoever else may become the stream's owner.  The
  * other way round it must not get rights that it would not have otherwise, as search_path is the reader's.
  */
-static void
-become_owner(const Decoder *decoder, Oid user, int security_context)
+static bool
+runs_as_owner(const Decoder *decoder)
 {
-	if (decoder->owner != user && compat_can_set_role(user, decoder->owner))
-		SetUserIdAndSecContext(decoder->owner, security_context | SECURITY_LOCAL_USERID_CHANGE |
-												   SECURITY_RESTRICTED_OPERATION);
+	return decoder->owner != GetUserId() && compat_can_set_role(GetUserId(), decoder->owner);
 }
 
 /* If it throws, the user is set right by the end of the (sub)transaction, as everywhere. */
@@ -368,8 +366,8 @@ decoder_decode(Decoder *decoder, RecordBatch *batch, int from, int to, int *posi
 {
 	ValueContext *context = &decoder->context;
 	MemoryContext oldcontext;
-	Oid user;
-	int security_context;
+	bool as_owner = runs_as_owner(decoder);
+	UserState caller;
 
 	Assert(batch->natts == decoder->natts);
 	Assert(from >= 0 && to <= batch->capacity);
@@ -388,8 +386,8 @@ decoder_decode(Decoder *decoder, RecordBatch *batch, int from, int to, int *posi
 		value_reader_refresh(&column->reader);
 	}
 
-	GetUserIdAndSecContext(&user, &security_context);
-	become_owner(decoder, user, security_context);
+	if (as_owner)
+		become_owner(decoder->owner, &caller);
 	oldcontext = MemoryContextSwitchTo(batch->context);
 	for (int i = from; i < to; i++)
 	{
@@ -404,5 +402,6 @@ decoder_decode(Decoder *decoder, RecordBatch *batch, int from, int to, int *posi
 								   context->detail);
 	}
 	MemoryContextSwitchTo(oldcontext);
-	SetUserIdAndSecContext(user, security_context);
+	if (as_owner)
+		become_caller(&caller);
 }

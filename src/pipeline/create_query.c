@@ -428,19 +428,15 @@ execute_as_owner(const char *format, Oid table)
 {
 	char *name = quote_qualified_identifier(get_namespace_name(get_rel_namespace(table)),
 											get_rel_name(table));
-	Oid owner = query_owner(table);
-	Oid user;
-	int context;
+	UserState caller;
 	uint64 nrows;
 
-	GetUserIdAndSecContext(&user, &context);
-	SetUserIdAndSecContext(owner, context | SECURITY_LOCAL_USERID_CHANGE |
-									  (owner != user ? SECURITY_RESTRICTED_OPERATION : 0));
+	become_owner(query_owner(table), &caller);
 	SPI_connect();
 	execute(psprintf(format, name));
 	nrows = SPI_processed;
 	SPI_finish();
-	SetUserIdAndSecContext(user, context);
+	become_caller(&caller);
 	return nrows;
 }
 

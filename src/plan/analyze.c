@@ -10,7 +10,6 @@
 #include "access/relation.h"
 #include "catalog/pg_type.h"
 #include "commands/defrem.h"
-#include "miscadmin.h"
 #include "nodes/makefuncs.h"
 #include "nodes/nodeFuncs.h"
 #include "optimizer/tlist.h"
@@ -420,14 +419,10 @@ continuous_load(const QueryInfo *info)
 {
 	int level = NewGUCNestLevel();
 	ContinuousQuery *result;
-	Oid user;
-	int context;
+	UserState caller;
 	ListCell *lc;
 
-	GetUserIdAndSecContext(&user, &context);
-	SetUserIdAndSecContext(info->owner,
-						   context | SECURITY_LOCAL_USERID_CHANGE |
-							   (info->owner != user ? SECURITY_RESTRICTED_OPERATION : 0));
+	become_owner(info->owner, &caller);
 	foreach (lc, info->settings)
 	{
 		DefElem *setting = lfirst_node(DefElem, lc);
@@ -437,7 +432,7 @@ continuous_load(const QueryInfo *info)
 	}
 	result = load_query(info);
 	AtEOXact_GUC(false, level);
-	SetUserIdAndSecContext(user, context);
+	become_caller(&caller);
 	return result;
 }
 

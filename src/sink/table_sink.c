@@ -503,9 +503,7 @@ sink_write(Sink *sink, SinkRow *rows, int nrows)
 	SinkRow **sets[SINK_DELETE + 1];
 	int counts[SINK_DELETE + 1] = {0};
 	int64 written = 0;
-	Oid user;
-	Oid owner;
-	int context;
+	UserState caller;
 
 	if (nrows == 0)
 		return 0;
@@ -527,10 +525,7 @@ sink_write(Sink *sink, SinkRow *rows, int nrows)
 	 * As logical replication does: as the table's owner, and where that is somebody else, restricted, so that the
 	 * owner's triggers can do nothing in the name of the query's owner.
 	 */
-	owner = target_owner(sink->target);
-	GetUserIdAndSecContext(&user, &context);
-	SetUserIdAndSecContext(owner, context | SECURITY_LOCAL_USERID_CHANGE |
-									  (owner != user ? SECURITY_RESTRICTED_OPERATION : 0));
+	become_owner(target_owner(sink->target), &caller);
 	make_constraints_immediate();
 
 	/* deletes first, then updates: a row that left or changed and one that came may meet in another unique index */
@@ -542,7 +537,7 @@ sink_write(Sink *sink, SinkRow *rows, int nrows)
 		pfree(sets[action]);
 	}
 
-	SetUserIdAndSecContext(user, context);
+	become_caller(&caller);
 	VELO_INJECTION_POINT("after-sink-write");
 	return written;
 }
