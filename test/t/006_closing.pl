@@ -57,15 +57,6 @@ sub wait_for_records
 	return $pg->wait_until("SELECT sum(records_in) = $n FROM velo.pipelines WHERE query = '$name'");
 }
 
-# kill -9; what was seen before stays, for pipelines don't wait for their commits to reach the disk.
-sub crash
-{
-	$pg->query('CHECKPOINT');
-	$pg->kill9;
-	$pg->start;
-	return;
-}
-
 my $no_state = 'SELECT ' . join ' AND ', map { "NOT EXISTS (SELECT FROM velo.$_)" } qw(query_state query_group query_run);
 
 sub state_left
@@ -90,7 +81,7 @@ for my $pipelines (1, 2)
 		is(rows("${name}_q"), '10a2 11b1', "$what: which are right");
 
 		# what comes for them is late, by whatever partition, and closed windows stay so after a crash
-		crash();
+		$pg->crash;
 		produce($name, [ 0, 'b', 11.9 ], [ 1, 'c', 10.5 ]);
 		ok(wait_for_records("${name}_q", 5), "$what: more records");
 		is($pg->query("SELECT sum(late) FROM velo.pipelines WHERE query = '${name}_q'"), 2, "$what: late for windows that the clock has closed");
@@ -147,7 +138,7 @@ for my $pipelines (1, 2)
 	$pg->query("SELECT velo.advance_watermark('${name}_q', 'epoch'::timestamptz + '23 s')");
 	ok($pg->wait_until("SELECT count(*) = 3 FROM ${name}_q"), 'it closes those that it reaches');
 	$pg->query("SELECT velo.advance_watermark('${name}_q', 'epoch')");
-	crash();
+	$pg->crash;
 	produce($name, [ 1, 'a', 12 ], [ 1, 'a', 22 ]);
 	processed("${name}_q", 'after a crash');
 	is(late("${name}_q"), 1, 'a record that comes then is late');
@@ -178,7 +169,7 @@ SQL
 
 		produce('once', [ 0, $k, 10 * $i + 5 ], [ 0, $k, 10 * $i + 15 ]);
 		processed('once_q', "once: $k");
-		crash();
+		$pg->crash;
 	}
 	produce('once', [ 0, 'e', 46 ]);
 	processed('once_q', 'once: in the end');
@@ -215,14 +206,14 @@ SQL
 		processed($_, $_) for @names;
 		for my $slice ($pipelines == 1 ? (0 .. 4) : ())
 		{
-			crash();
+			$pg->crash;
 			produce('memory', @records[ @often + 1800 * $slice .. @often + 1800 * ($slice + 1) - 1 ]);
 			processed($_, "$_, slice $slice") for @names;
 		}
 		is($pg->query("SELECT count(*) FROM velo.query AS q WHERE EXISTS (SELECT FROM velo.query_group AS g WHERE g.query = q.id)"),
 			$pipelines == 1 ? 4 : 0, 'memory: cold groups are stored where they are too many')
 		  if $pipelines == 1;
-		crash();
+		$pg->crash;
 		if ($pipelines == 1)
 		{
 			# what has been moved out is shared, too

@@ -111,15 +111,6 @@ sub runs
 
 sub is_merging { return scalar grep { $_->[3] ne '0' } @_; }
 
-# kill -9; what was seen before stays, for pipelines don't wait for their commits to reach the disk.
-sub crash
-{
-	$pg->query('CHECKPOINT');
-	$pg->kill9;
-	$pg->start;
-	return;
-}
-
 {
 	my $select = 'SELECT k, count(*) AS n, md5(max(repeat(md5(k::text), k % 2 * 100 + 5))) AS long FROM cold GROUP BY k';
 	my $is_right = sub {
@@ -142,7 +133,7 @@ sub crash
 			done('moved');
 		}
 		cmp_ok(stored('moved'), '>', 1000, 'groups, long and short, are stored');
-		crash();
+		$pg->crash;
 	}
 	$is_right->('moved', 'after all have come back');
 
@@ -166,7 +157,7 @@ sub crash
 		done('moved');
 		next unless is_merging(@runs = runs('moved'));
 		$crashes++;
-		crash();
+		$pg->crash;
 		# whatever has come of the merge
 		$is_right->('moved', "after a crash while @{[scalar @runs]} runs were being merged");
 	}
@@ -242,7 +233,7 @@ SQL
 		{
 			produce('crowded', map { [ 0, 1 + $k + 600 * $part + $_, 0 ] } 0 .. 99);
 			done('colliding');
-			crash();
+			$pg->crash;
 		}
 		done('colliding');
 		is($pg->query(qq{SELECT count(*) FROM ((TABLE colliding EXCEPT ALL $select) UNION ALL ($select EXCEPT ALL TABLE colliding)) AS d}), 0,
@@ -280,7 +271,7 @@ SQL
 	{
 		produce('ends', map { [ 0, $_, 1 ] } @$part);
 		done($_) for sort keys %texts;
-		crash();
+		$pg->crash;
 	}
 	# the column has the greatest of each block, less half of all
 	is($pg->query(q{SELECT min(hash) < -9223372036854775807 + 1000, max(hash) FROM velo.query_run WHERE query = (SELECT id FROM velo.query WHERE name = 'ends_kept')}),
@@ -313,7 +304,7 @@ SQL
 	$produce->();
 	done('many_groups');
 	cmp_ok(stored('many_groups'), '>', 100_000, 'many_groups: groups are stored');
-	crash();
+	$pg->crash;
 	$produce->();
 	$pg->query(q{INSERT INTO many VALUES (0, '2026-01-02Z')});
 	done('many_groups');
@@ -357,7 +348,7 @@ SQL
 		$pg->query("UPDATE allowed SET rows = (SELECT last_value FROM rows_seen) + 700");
 		# whatever was not committed is written again
 		$pg->wait_until("SELECT last_value > (SELECT rows FROM allowed) FROM rows_seen");
-		crash();
+		$pg->crash;
 		my $now = $pg->query('SELECT count(*) FROM closing_rows');
 		cmp_ok($now, '>', $written, "closing: $now rows are written before a crash");
 		$written = $now;

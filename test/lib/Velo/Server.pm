@@ -195,6 +195,17 @@ sub kill9
 	return;
 }
 
+# kill -9 and a new start; what was seen before stays, for pipelines don't wait for their commits to reach the disk.
+sub crash
+{
+	my ($self) = @_;
+
+	$self->query('CHECKPOINT');
+	$self->kill9;
+	$self->start;
+	return;
+}
+
 # Process ids of running pipelines, of one query or all.
 sub pipeline_pids
 {
