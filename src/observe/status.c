@@ -44,10 +44,11 @@ is_visible(Oid owner)
 Datum
 velo_query_name(PG_FUNCTION_ARGS)
 {
-	QueryInfo *query;
+	QueryInfo *query = query_get(PG_GETARG_OID(0));
 
-	extension_check(ERROR);
-	query = query_get(PG_GETARG_OID(0));
+	/* not before, for this is called for each row of a view */
+	if (query == NULL)
+		extension_check(ERROR);
 	if (query == NULL || !is_visible(query->owner))
 		PG_RETURN_NULL();
 	PG_RETURN_TEXT_P(cstring_to_text(query->name));

@@ -54,9 +54,10 @@ check_query(Oid id)
 	QueryInfo *query = query_get(id);
 
 	if (query == NULL)
+	{
 		extension_check(ERROR);
-	if (query == NULL)
 		ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT), errmsg("the query has been dropped")));
+	}
 	if (query->in_progress)
 		ereport(
 			ERROR,

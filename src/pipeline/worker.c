@@ -279,6 +279,13 @@ open_stream(Pipeline *pipeline, PipelineStream *stream, StreamUse *use, List *pa
 	open_source(pipeline, stream);
 }
 
+/* For one batch, in bytes. */
+static Size
+batch_memory(const Pipeline *pipeline)
+{
+	return (Size) pipeline->query->options.pipeline_memory * 1024 / BATCH_SHARE;
+}
+
 /*
  * Columns take memory by the record, however short that is: of many columns fewer records make a batch, so that it stays
  * within its share of the pipeline's memory whatever batch_size the query's owner wants.
@@ -287,14 +294,13 @@ static void
 bound_batch_size(Pipeline *pipeline)
 {
 	QueryOptions *options = &pipeline->query->options;
-	Size budget = (Size) options->pipeline_memory * 1024 / BATCH_SHARE;
 	Size needed = 0; /* by one record of each stream */
 
 	for (int s = 0; s < pipeline->plan->nstreams; s++)
 		needed += sizeof(Record) + sizeof(TimestampTz) +
 				  (bms_num_members(pipeline->plan->streams[s].wanted) + 1) *
 					  (sizeof(Datum) + sizeof(bool));
-	options->batch_size = Max(1, Min((Size) options->batch_size, budget / needed));
+	options->batch_size = Max(1, Min((Size) options->batch_size, batch_memory(pipeline) / needed));
 }
 
 static void
@@ -503,8 +509,7 @@ poll_streams(Pipeline *pipeline)
 	int share = Max(1, limit / pipeline->nstreams);
 
 	if (total_records(pipeline) == 0)
-		pipeline->batch_budget =
-			(Size) pipeline->query->options.pipeline_memory * 1024 / BATCH_SHARE;
+		pipeline->batch_budget = batch_memory(pipeline);
 	for (int s = 0; s < pipeline->nstreams && !batches_are_full(pipeline); s++)
 	{
 		PipelineStream *stream = &pipeline->streams[s];

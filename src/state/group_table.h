@@ -595,6 +595,7 @@ extern void runs_merge(GroupTable *table, Size appended);
 extern void runs_stop_merge(GroupTable *table, const Window *window);
 
 /* stored_move.c */
+extern void sort_by_hash(HashSlot *slots, size_t n);
 extern void stored_move_passed(GroupTable *table, TimestampTz watermark);
 extern void stored_move_cold(GroupTable *table);
 

@@ -7,7 +7,7 @@
 #define ST_SORT sort_by_hash
 #define ST_ELEMENT_TYPE HashSlot
 #define ST_COMPARE(a, b) ((a)->hash < (b)->hash ? -1 : (a)->hash > (b)->hash)
-#define ST_SCOPE static
+#define ST_SCOPE extern
 #define ST_DEFINE
 #include "lib/sort_template.h"
 

@@ -55,17 +55,6 @@ save_bucket(StoredSaver *saver, Window *window, uint64 hash)
 	MemoryContextSwitchTo(old);
 }
 
-static int
-compare_slots(const void *a, const void *b)
-{
-	const HashSlot *left = a;
-	const HashSlot *right = b;
-
-	if (left->hash != right->hash)
-		return left->hash < right->hash ? -1 : 1;
-	return 0;
-}
-
 /* Save the buckets of a window that changed, in the order of their keys. */
 static void
 save_window(StoredSaver *saver, Window *window)
@@ -79,7 +68,7 @@ save_window(StoredSaver *saver, Window *window)
 		slots[n].hash = entry->group.hash;
 		slots[n++].entry = entry;
 	}
-	qsort(slots, n, sizeof(HashSlot), compare_slots);
+	sort_by_hash(slots, n);
 	for (int64 i = 0; i < n; i++)
 	{
 		bool is_stored = (slots[i].entry->group.flags & ENTRY_STORED) != 0;
